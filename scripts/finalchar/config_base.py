@@ -1,0 +1,158 @@
+"""What every section of the configuration is made of.
+
+A `Section` knows its fields and nothing else: an unknown name, a value of the wrong type and a value out of
+range are refused at once, when a file is read and when an attribute is set in Python.  Text is never turned
+into a number, a truth value never into a number, and numbers are finite.
+
+A choice of a registry (a source selector, a PSF determiner, a measurement plugin) writes its settings so::
+
+    class Settings(Section):
+        'Settings of the choice.'
+
+        spatialOrder: int = Field(2, ge=0, description="order of the spatial polynomial")
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from finalchar.errors import ConfigError
+
+__all__ = ["Field", "Section", "explain", "nearest"]
+
+
+class Section(BaseModel):
+    """Base of all configuration sections; see the module's docstring."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        validate_assignment=True,
+        validate_default=False,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    _path: str = PrivateAttr(default="")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, checked; `ConfigError` in one sentence where that is impossible."""
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        if name not in type(self).model_fields:
+            raise ConfigError(unknown_key(name, self._path, type(self).model_fields))
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(explain(error, type(self), prefix=self._path)) from None
+
+    def keys(self) -> list[str]:
+        """Names of the fields, in the order of their definition."""
+        return list(type(self).model_fields)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `name`, upper and lower case ignored, or None."""
+    by_lower = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def unknown_key(name: str, path: str, known: Iterable[str]) -> str:
+    """Sentence about the key `name` that the section at `path` does not have."""
+    known = list(known)
+    where = f"{path}.{name}" if path else name
+    close = nearest(name, known)
+    if close is not None:
+        remedy = f"did you mean '{close}'?"
+    else:
+        remedy = "known here: " + ", ".join(known) + "."
+    return f"Unknown configuration key '{where}'; {remedy}"
+
+
+_WANTED = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "list_type": "a list",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "model_attributes_type": "a section of keys",
+    "none_required": "nothing (null)",
+    "finite_number": "a finite number",
+}
+
+
+def _wanted(problem: dict[str, Any]) -> str:
+    """What a field wanted, in our words, from one of pydantic's error records."""
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind in _WANTED:
+        return _WANTED[kind]
+    if kind == "literal_error":
+        return f"one of {context['expected']}"
+    if kind == "greater_than_equal":
+        return f"at least {context['ge']}"
+    if kind == "greater_than":
+        return f"more than {context['gt']}"
+    if kind == "less_than_equal":
+        return f"at most {context['le']}"
+    if kind == "less_than":
+        return f"less than {context['lt']}"
+    if kind in ("too_short", "string_too_short"):
+        return f"at least {context['min_length']} entries"
+    if kind in ("too_long", "string_too_long"):
+        return f"at most {context['max_length']} entries"
+    return str(problem["msg"])
+
+
+def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "") -> str:
+    """One sentence for the first problem of a pydantic error, with the full dotted path of the key.
+
+    Parameters
+    ----------
+    error : ValidationError
+        What pydantic raised.
+    model : type
+        The section that was validated; its fields give the nearest known key.
+    prefix : str
+        Path of that section from the root of the configuration, empty for the root itself.
+    """
+    problem = cast(dict[str, Any], error.errors(include_url=False)[0])
+    location = [part for part in problem["loc"] if not _is_branch_of_union(part)]
+    names = [prefix, *map(str, location)] if prefix else list(map(str, location))
+    path = ".".join(names)
+    if problem["type"] == "extra_forbidden":
+        section = section_at(model, location[:-1])
+        return unknown_key(names[-1], ".".join(names[:-1]), section.model_fields if section else ())
+    if problem["type"] == "missing":
+        return f"Configuration key '{path}' is missing."
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else problem["msg"]
+        return f"Configuration key '{path}': {message}" if path else message
+    return f"Configuration key '{path}' must be {_wanted(problem)}, not {problem['input']!r}."
+
+
+def _is_branch_of_union(part: object) -> bool:
+    """Whether a part of pydantic's location names a branch of a union and no key of ours."""
+    return isinstance(part, str) and (
+        part in ("int", "float", "str", "bool", "none") or part.startswith(("list[", "dict[", "literal["))
+    )
+
+
+def section_at(model: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel] | None:
+    """The section class found by following the keys `location` from `model`, or None."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return None
+        model = field.annotation
+    return model
