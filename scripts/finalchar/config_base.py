@@ -68,10 +68,7 @@ def unknown_key(name: str, path: str, known: Iterable[str]) -> str:
     known = list(known)
     where = f"{path}.{name}" if path else name
     close = nearest(name, known)
-    if close is not None:
-        remedy = f"did you mean '{close}'?"
-    else:
-        remedy = "known here: " + ", ".join(known) + "."
+    remedy = f"did you mean '{close}'?" if close is not None else "known here: " + ", ".join(known) + "."
     return f"Unknown configuration key '{where}'; {remedy}"
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "InputError",
     "MeasurementError",
     "NoWorkError",
+    "NotYetImplementedError",
     "PsfError",
     "SheetError",
     "StaleRunError",
@@ -25,6 +26,14 @@ class FinalcharError(Exception):
 
 class ConfigError(FinalcharError):
     """The configuration has an unknown key, a wrong type or an impossible value."""
+
+
+class NotYetImplementedError(ConfigError):
+    """The configuration names a choice that LSST has and finalchar does not have yet; see `choice`."""
+
+    def __init__(self, choice: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.choice = choice
 
 
 class SheetError(FinalcharError):
