@@ -1,0 +1,1 @@
+"""Aperture corrections: Chebyshev fields, measured on bright stars and applied to the fluxes."""
