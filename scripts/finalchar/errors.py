@@ -15,6 +15,7 @@ __all__ = [
     "NoWorkError",
     "NotYetImplementedError",
     "PsfError",
+    "ReproducibilityError",
     "SheetError",
     "StaleRunError",
 ]
@@ -46,6 +47,10 @@ class InputError(FinalcharError):
 
 class StaleRunError(FinalcharError):
     """A job finds another world than the one it was planned for."""
+
+
+class ReproducibilityError(FinalcharError):
+    """A library no longer gives a known answer that results rest on."""
 
 
 class NoWorkError(FinalcharError):

@@ -1,0 +1,1 @@
+"""Isolated stars, the reserve draw, source selection and candidate stamps."""
