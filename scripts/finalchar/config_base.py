@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from finalchar.errors import ConfigError
 
-__all__ = ["Field", "Section", "explain", "nearest"]
+__all__ = ["Field", "Section", "explain", "nearest", "subsection", "tell_paths"]
 
 
 class Section(BaseModel):
@@ -52,10 +52,25 @@ class Section(BaseModel):
             super().__setattr__(name, value)
         except ValidationError as error:
             raise ConfigError(explain(error, type(self), prefix=self._path)) from None
+        tell_paths(self, self._path)
 
     def keys(self) -> list[str]:
         """Names of the fields, in the order of their definition."""
         return list(type(self).model_fields)
+
+
+def tell_paths(section: Section, path: str = "") -> None:
+    """Tell a section and all below their paths, so that messages about assignments name them."""
+    section._path = path
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            tell_paths(value, f"{path}.{name}" if path else name)
+
+
+def subsection(kind: type[Section], description: str) -> Any:
+    """Field that holds a section, made with its defaults: ``limits: Limits = subsection(Limits, "...")``."""
+    return Field(default_factory=kind, description=description)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -38,6 +39,13 @@ def choices_of(package: str) -> dict[str, type[Section]]:
         if hasattr(choice, "NAME"):  # other modules are building blocks
             found[choice.NAME] = _settings_of(choice)
     return found
+
+
+def settings_in(module: str) -> type[Section]:
+    """The `Settings` of a module; no fields while the module does not exist."""
+    if importlib.util.find_spec(module) is None:
+        return create_model("Settings", __base__=Section)
+    return importlib.import_module(module).Settings  # type: ignore[no-any-return]
 
 
 def _settings_of(module: ModuleType) -> type[Section]:
@@ -110,7 +118,7 @@ class ChoiceSection(_Choices):
     @property
     def active(self) -> Section:
         """Settings of the active choice."""
-        return getattr(self, self.name)  # type: ignore[attr-defined, no-any-return]
+        return getattr(self, self.name, Section())  # type: ignore[attr-defined, no-any-return]
 
 
 class PluginSection(_Choices):
@@ -124,7 +132,7 @@ class PluginSection(_Choices):
 
 def refuse_unimplemented(section: type[_Choices], name: str) -> None:
     """Raise `NotYetImplementedError` for a choice that LSST has and the registry has not."""
-    if name in section.KNOWN and name not in section.NAMES:
+    if name in section.KNOWN and name not in section.NAMES and section.NAMES:
         there_are = ", ".join(section.NAMES)
         sentence = f"The {section.KIND} '{name}' is known, but not implemented yet; there are: {there_are}."
         raise NotYetImplementedError(name, sentence)
@@ -133,7 +141,7 @@ def refuse_unimplemented(section: type[_Choices], name: str) -> None:
 def _check_choice(section: type[_Choices], name: str) -> str:
     """Return the name of an existing choice; ValueError with the sentence otherwise."""
     refuse_unimplemented(section, name)
-    if name not in section.NAMES:
+    if name not in section.NAMES and section.NAMES:
         close = nearest(name, section.NAMES)
         hint = f"did you mean '{close}'? There are: " if close else "there are: "
         raise ValueError(f"there is no {section.KIND} '{name}'; {hint}{', '.join(section.NAMES)}.")

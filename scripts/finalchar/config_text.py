@@ -1,8 +1,8 @@
 """From the text of a configuration to plain values, led by the model.
 
-The strict YAML loader gives sections, lists and text; here every piece of text becomes what the model wants at
-its place (and nothing else), unknown keys are refused with the nearest known one, and each refusal says where
-the key stands.
+The strict YAML loader gives sections, lists and text; here every piece of text becomes what the model wants
+at its place (and nothing else), unknown keys are refused with the nearest known one, and each refusal says
+where the key stands.
 """
 
 from __future__ import annotations

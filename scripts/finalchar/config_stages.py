@@ -1,0 +1,113 @@
+"""Which settings the products of a stage depend on.
+
+A setting that no stage depends on changes no product; `WITHOUT_EFFECT_ON_PRODUCTS` lists those, each with its
+reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from finalchar.config_base import Section
+from finalchar.config_choices import ChoiceSection, PluginSection
+
+if TYPE_CHECKING:
+    from finalchar.config import Config
+
+__all__ = ["WITHOUT_EFFECT_ON_PRODUCTS", "active_values", "stage_settings"]
+
+WITHOUT_EFFECT_ON_PRODUCTS: dict[str, str] = {
+    "survey": "says where the inputs are, which are compared by content",
+    "sheets.detectors": "says where the sheet is, which is compared by content",
+    "sheets.tracts": "says where the sheet is, which is compared by content",
+    "output.folder": "says where the products go",
+    "detectors_per_job": "divides the work; products do not depend on it",
+    "visits_per_run": "divides the work; products do not depend on it",
+    "full_graph": "shows jobs that have nothing to do; products do not depend on it",
+    "staleness.software": "decides what is made again, not what it looks like",
+    "staleness.trust_stat": "decides how files are compared",
+    "staleness.hash_limit_gb": "decides where files are hashed",
+}
+
+
+def active_values(section: Section) -> dict[str, Any]:
+    """Plain values of a section; of a choice only the active one, of plugins only those that are run."""
+    values: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(section, ChoiceSection) and name not in ("name", section.name):  # type: ignore[attr-defined]
+            continue
+        if isinstance(section, PluginSection) and name not in ("names", *section.active):
+            continue
+        values[name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it; whole floats stay floats."""
+    if isinstance(value, Section):
+        return active_values(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """Plain values that the stage's products depend on; see `Config.stage_settings`."""
+    return _STAGES[stage](config.checked())
+
+
+def _tract(config: Config) -> dict[str, Any]:
+    reserve = active_values(config.reserve_selection)
+    if reserve["method"] == "lsst":
+        del reserve["cell_size_arcsec"]
+    return {"id_column": config.id_column, "reserve_selection": reserve, "input": active_values(config.input)}
+
+
+def _list(config: Config) -> dict[str, Any]:
+    fgcm: dict[str, Any] = {"bands": None, "colors": None}
+    if config.do_add_fgcm_photometry:
+        fgcm["bands"] = list(config.fgcmPhotometryBands)
+    determiner = config.psf_determiner.active
+    if getattr(determiner, "useColor", False):
+        fgcm["colors"] = _plain(determiner.color)
+    return {
+        "compatibility": config.compatibility,
+        "id_column": config.id_column,
+        "input": active_values(config.input),
+        "fgcm": fgcm,
+    }
+
+
+def _detector(config: Config) -> dict[str, Any]:
+    sections = (
+        "source_selector",
+        "make_psf_candidates",
+        "psf_determiner",
+        "psf_acceptance",
+        "measurement",
+        "measure_ap_corr",
+        "apply_ap_corr",
+        "do_add_sky_moments",
+        "do_add_fgcm_photometry",
+        "id_column",
+        "input",
+        "compatibility",
+    )
+    settings = {name: _plain(getattr(config, name)) for name in sections}
+    if config.do_add_fgcm_photometry:
+        settings["fgcmPhotometryBands"] = list(config.fgcmPhotometryBands)
+    settings["output"] = {
+        "record_time": config.output.record_time,
+        "alias_columns": config.output.alias_columns,
+    }
+    return settings
+
+
+def _visit(config: Config) -> dict[str, Any]:
+    return {"compatibility": config.compatibility, "output": {"piff": config.output.piff}}
+
+
+_STAGES = {"tract": _tract, "list": _list, "detector": _detector, "visit": _visit}
