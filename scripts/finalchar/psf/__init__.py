@@ -1,0 +1,1 @@
+"""PSF models: fitting, drawing, shapes, acceptance, storage."""

@@ -206,12 +206,13 @@ class _Iteration:
         with np.errstate(divide="ignore", invalid="ignore"):
             size_change = np.abs(xx / old[:, 2] - np.float32(1))
         self.old_shape[active] = shape
-        return (
+        converged: BoolArray = (
             ~first
             & (np.abs(shape[:, 0] - old[:, 0]) < ELLIPTICITY_TOLERANCE)
             & (np.abs(shape[:, 1] - old[:, 1]) < ELLIPTICITY_TOLERANCE)
             & (size_change < SIZE_TOLERANCE)
         )
+        return converged
 
     def _update(
         self, active: npt.NDArray[np.int64], observed: npt.NDArray[np.float32]
@@ -255,7 +256,7 @@ def _inverse(matrices: FloatArray) -> FloatArray:
 def _good_weight(weight: FloatArray, inverse: FloatArray) -> BoolArray:
     xx, xy, yy = weight.T
     with np.errstate(invalid="ignore"):
-        return (
+        good: BoolArray = (
             (xx * yy - xy * xy >= SINGULAR_DETERMINANT)
             & (inverse[:, 0] >= 0)
             & (inverse[:, 0] <= MAX_INVERSE)
@@ -263,6 +264,7 @@ def _good_weight(weight: FloatArray, inverse: FloatArray) -> BoolArray:
             & (inverse[:, 2] <= MAX_INVERSE)
             & (np.abs(inverse[:, 1]) <= MAX_INVERSE)
         )
+    return good
 
 
 def _weighted_sums(
@@ -291,13 +293,15 @@ def _exponent(
     """Return x^2 w11 + 2 x y w12 + y^2 w22: products of offsets in single, the sum in double precision."""
     w11, w12, w22 = (column[:, np.newaxis] for column in inverse.T)
     exponent = (x * x).astype(np.float64) * w11 + 2.0 * (x * y).astype(np.float64) * w12
-    return (exponent + (y * y).astype(np.float64) * w22).astype(np.float32)
+    rounded: npt.NDArray[np.float32] = (exponent + (y * y).astype(np.float64) * w22).astype(np.float32)
+    return rounded
 
 
 def _largest_corner_exponent(inverse: FloatArray, grid: _PixelGrid) -> npt.NDArray[np.float32]:
     step = SUB_PIXEL[-1]
     corners = [_exponent(inverse, grid.x + dx, grid.y + dy) for dx in (-step, step) for dy in (-step, step)]
-    return np.max(corners, axis=0)
+    largest: npt.NDArray[np.float32] = np.max(corners, axis=0)
+    return largest
 
 
 def _sums_at(
