@@ -1,0 +1,107 @@
+"""The measurement of one detector: noise replacement, then plugin after plugin over all stars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from finalchar.errors import ConfigError
+from finalchar.formats.exposure import Exposure
+from finalchar.formats.sources import Footprints, SourceTable
+from finalchar.measure.context import make_context
+from finalchar.measure.footprint_geometry import select_footprints
+from finalchar.measure.noise_replacement import PlainImage, StarImages, measure_noise, replace_sources
+from finalchar.measure.schema import active_plugins
+from finalchar.psf.model import PsfModel
+
+__all__ = ["run_measurement"]
+
+
+def run_measurement(
+    *,
+    exposure: Exposure,
+    psf: PsfModel,
+    footprints: Footprints,
+    table: SourceTable,
+    settings: Any,
+    compatibility: str = "fixed",
+) -> SourceTable:
+    """Measure all stars of a table with a PSF (measurement specification 0.1 step 9, 1-6).
+
+    Parameters
+    ----------
+    exposure : Exposure
+        The detector image; it is not changed.
+    psf : PsfModel
+        The PSF at the stars.
+    footprints : Footprints
+        Footprints of all sources of the catalogue, in catalogue order.
+    table : SourceTable
+        Table of `schema.make_output_table`, rows in catalogue order.  Its plugin columns are filled in
+        place, so that a caller still has the partly filled rows when an error escapes [M-Q31].
+    settings : section
+        Configuration section ``measurement``.
+    compatibility : {"fixed", "lsst"}
+        "lsst" reproduces the reference's quirks.
+
+    Returns
+    -------
+    SourceTable
+        The same table.
+
+    Raises
+    ------
+    MeasurementError
+        If the detector as a whole cannot be measured.
+    """
+    footprint_index = select_footprints(footprints, table["id"])
+    context = make_context(
+        exposure=exposure,
+        psf=psf,
+        footprints=footprints,
+        footprint_index=footprint_index,
+        images=_star_images(exposure, footprints, footprint_index, settings, compatibility),
+        table=table,
+        slots=settings.slots,
+        compatibility=compatibility,
+    )
+    for plugin in active_plugins(settings, compatibility):
+        if plugin.settings.doMeasure:
+            plugin.measure(context, table)
+    return table
+
+
+def _star_images(
+    exposure: Exposure,
+    footprints: Footprints,
+    stars: np.ndarray[Any, np.dtype[np.int64]],
+    settings: Any,
+    compatibility: str,
+) -> StarImages:
+    """Return the image as each star will see it (2)."""
+    if not settings.doReplaceWithNoise:
+        return PlainImage(exposure.image, exposure.box)
+    replacer = settings.noiseReplacer
+    if replacer.noiseSource != "measure":
+        raise ConfigError(
+            f"measurement.noiseReplacer.noiseSource is {replacer.noiseSource!r}; only 'measure' is supported"
+        )
+    level = measure_noise(exposure.image)
+    level = type(level)(level.mean + replacer.noiseOffset, level.standard_deviation)
+    return replace_sources(
+        image=exposure.image,
+        box=exposure.box,
+        footprints=footprints,
+        stars=stars,
+        level=level,
+        seed=noise_seed(exposure, replacer.noiseSeedMultiplier, compatibility),
+    )
+
+
+def noise_seed(exposure: Exposure, multiplier: int, compatibility: str) -> int:
+    """Return the seed of the noise: in the reference the same for every detector [M-Q3]."""
+    exposure_id = exposure.visit_info.exposure_id
+    if compatibility == "lsst" or exposure_id is None:
+        return multiplier
+    return exposure_id * multiplier

@@ -1,0 +1,273 @@
+"""The table of measured stars: its columns, slots and aliases (measurement specification 0.2-0.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from finalchar.errors import ConfigError, InputError
+from finalchar.formats.sources import ColumnInfo, SourceTable
+from finalchar.measure import plugins
+from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin, default_column, flag
+
+__all__ = [
+    "active_plugins",
+    "aliases_of",
+    "correctable_fluxes",
+    "expand_aliases",
+    "make_output_table",
+    "plugin_settings",
+]
+
+MINIMAL = ("id", "coord_ra", "coord_dec", "parent")
+COPIED_GLOBS = ("base_CircularApertureFlux_*", "slot_ApFlux_*", "slot_CalibFlux_*")
+COPIED_SLOTS = ("slot_Centroid", "slot_ApFlux", "slot_CalibFlux")
+OWN_SLOTS = {
+    "slot_Shape": "shape",
+    "slot_PsfShape": "psfShape",
+    "slot_ModelFlux": "modelFlux",
+    "slot_PsfFlux": "psfFlux",
+    "slot_GaussianFlux": "gaussianFlux",
+}
+CHECK_PLUGIN = "finalchar_Plausibility"
+"""Our own diagnostics of every star; absent when the reference is reproduced."""
+
+_TASK = "FinalizeCharacterizationTask"
+PSF_FIELDS = (
+    flag(
+        "calib_psf_candidate",
+        f"set if the source was a candidate for PSF determination, as determined from {_TASK}.",
+    ),
+    flag("calib_psf_reserved", f"set if source was reserved from PSF determination by {_TASK}."),
+    flag("calib_psf_used", f"set if source was used in the PSF determination by {_TASK}."),
+    Field("visit", "int64", "", "Visit number for the sources."),
+    Field("detector", "int32", "", "Detector number for the sources."),
+    Field("psf_color_value", "float32", "", "Color used in PSF fit."),
+    Field("psf_color_type", "U10", "", "Color used in PSF fit."),
+    Field("psf_max_value", "float32", "", "Maximum value in the star image used to train PSF."),
+)
+
+
+def plugin_settings(settings: Any, name: str) -> Any:
+    """Return the section of a plugin inside section ``measurement``; its defaults if there is none."""
+    own = getattr(settings.plugins, name, None)
+    return own if own is not None else plugins.get(name).Settings()
+
+
+def active_plugins(settings: Any, compatibility: str) -> list[MeasurementPlugin[Any]]:
+    """Return the configured plugins in execution order: by (order, name).
+
+    Parameters
+    ----------
+    settings : section
+        Configuration section ``measurement``.
+    compatibility : {"fixed", "lsst"}
+        With "fixed" the plausibility checks run after all others.
+    """
+    wanted = set(settings.plugins.names)
+    if compatibility != "lsst":
+        wanted.add(CHECK_PLUGIN)
+    modules = sorted((plugins.get(name) for name in wanted), key=lambda module: (module.ORDER, module.NAME))
+    return [module.Plugin(module.NAME, plugin_settings(settings, module.NAME)) for module in modules]
+
+
+def correctable_fluxes(settings: Any, compatibility: str) -> list[str]:
+    """Return the sorted names of the measured fluxes that want an aperture correction (13.1)."""
+    return sorted(flux for plugin in active_plugins(settings, compatibility) for flux in plugin.fluxes())
+
+
+def make_output_table(
+    *,
+    selected: SourceTable,
+    settings: Any,
+    selection_flux_field: str = "base_GaussianFlux_instFlux",
+    selection_flux_err_field: str = "base_GaussianFlux_instFluxErr",
+    sky_moments: bool = False,
+    fgcm_bands: Sequence[str] = (),
+    compatibility: str = "fixed",
+) -> SourceTable:
+    """Return the table to be measured: copied columns filled, all others at their defaults.
+
+    Parameters
+    ----------
+    selected : SourceTable
+        Rows of the candidates in the input catalogue, with its full schema and aliases.
+    settings : section
+        Configuration section ``measurement``.
+    selection_flux_field, selection_flux_err_field : str
+        Flux and error of the source selector's signal-to-noise cut.
+    sky_moments : bool
+        Add the columns of sky and alt/az moments (``do_add_sky_moments``).
+    fgcm_bands : sequence of str
+        Bands of the FGCM magnitudes to add; empty for none (``do_add_fgcm_photometry``).
+    compatibility : {"fixed", "lsst"}
+
+    Raises
+    ------
+    InputError
+        If the input catalogue lacks a slot or a column.
+    """
+    active = active_plugins(settings, compatibility)
+    columns, info = _copied_columns(selected)
+    for name, source in (
+        ("calib_psf_selection_flux", selection_flux_field),
+        ("calib_psf_selection_flux_err", selection_flux_err_field),
+    ):
+        true_name = _require(selected, source)
+        columns[name] = np.array(selected[source], dtype=np.float64)
+        info[name] = ColumnInfo("ct", selected.info.get(true_name, ColumnInfo()).description)
+    for field in _new_fields(active, sky_moments=sky_moments, fgcm_bands=fgcm_bands):
+        if field.name in columns:
+            raise ConfigError(f"two measurements write the column {field.name!r}; configure only one of them")
+        columns[field.name] = default_column(field.dtype, len(selected))
+        info[field.name] = ColumnInfo(field.unit, field.description)
+    return SourceTable(columns, info, aliases_of(selected, settings, compatibility))
+
+
+def aliases_of(selected: SourceTable, settings: Any, compatibility: str) -> dict[str, str]:
+    """Return slots and aliases of the output (0.3); all other aliases of the input are dropped."""
+    aliases = {slot: _slot_target(selected, slot) for slot in COPIED_SLOTS}
+    for slot, field in OWN_SLOTS.items():
+        target = getattr(settings.slots, field, None)
+        if target is not None:
+            aliases[slot] = target
+    shape = aliases.get("slot_Shape", "")
+    for plugin in active_plugins(settings, compatibility):
+        aliases |= plugin.aliases(centroid=aliases["slot_Centroid"], shape=shape)
+    return aliases
+
+
+def expand_aliases(table: SourceTable, *, alias_columns: bool = True) -> SourceTable:
+    """Return the table for export: each column followed by a duplicate per alias (0.4) [M-Q2].
+
+    An alias applies to every column whose name *starts* with its target, component boundary or not; aliases
+    are visited in ASCII order.  Duplicates share their arrays with the true columns.
+
+    Parameters
+    ----------
+    table : SourceTable
+        The measured table.
+    alias_columns : bool
+        ``output.alias_columns``; if False the table is returned as it is, with its aliases.
+    """
+    if not alias_columns:
+        return table
+    columns: dict[str, Any] = {}
+    info: dict[str, ColumnInfo] = {}
+    for name, values in table.columns.items():
+        for shown in (name, *_aliased_names(name, table.aliases)):
+            columns[shown] = values
+            if name in table.info:
+                info[shown] = table.info[name]
+    return SourceTable(columns, info, {})
+
+
+def _aliased_names(name: str, aliases: dict[str, str]) -> list[str]:
+    """Return the names under which aliases show a column, in ASCII order of the aliases."""
+    return [
+        alias + name[len(target) :] for alias, target in sorted(aliases.items()) if name.startswith(target)
+    ]
+
+
+def _copied_columns(selected: SourceTable) -> tuple[dict[str, Any], dict[str, ColumnInfo]]:
+    """Return the columns taken over from the input (0.2 steps 1-4), in output order.
+
+    The centroid's flags come along only through an alias of the aperture fluxes that points to them [M-Q1].
+    """
+    names = [_require(selected, name) for name in MINIMAL]
+    for slot in COPIED_SLOTS:
+        _slot_target(selected, slot)
+    names += [_require(selected, f"slot_Centroid_{axis}") for axis in ("x", "y")]
+    for pattern in COPIED_GLOBS:
+        names += [name for name in selected if _matches(name, selected.aliases, pattern)]
+    names = list(dict.fromkeys(names))
+    return (
+        {name: selected.columns[name].copy() for name in names},
+        {name: selected.info[name] for name in names if name in selected.info},
+    )
+
+
+def _matches(name: str, aliases: dict[str, str], pattern: str) -> bool:
+    return any(fnmatchcase(shown, pattern) for shown in (name, *_aliased_names(name, aliases)))
+
+
+def _slot_target(selected: SourceTable, slot: str) -> str:
+    if slot not in selected.aliases:
+        raise InputError(
+            f"the source catalogue has no slot {slot!r};"
+            " define it in the catalogue's aliases or in the input mapping"
+        )
+    return selected.aliases[slot]
+
+
+def _require(selected: SourceTable, name: str) -> str:
+    true_name = selected.resolve(name)
+    if true_name not in selected.columns:
+        raise InputError(f"the source catalogue has no column {name!r}, which the star table needs")
+    return true_name
+
+
+def _new_fields(
+    active: Sequence[MeasurementPlugin[Any]], *, sky_moments: bool, fgcm_bands: Sequence[str]
+) -> list[Field]:
+    """Return the fields that are not copied (0.2 steps 6-10)."""
+    fluxes = sorted(flux for plugin in active for flux in plugin.fluxes())
+    return [
+        *PSF_FIELDS,
+        *(_sky_moment_fields() if sky_moments else ()),
+        *_fgcm_fields(fgcm_bands),
+        *(field for plugin in active if plugin.name != CHECK_PLUGIN for field in plugin.fields()),
+        flag(INVALID_PSF_FLAG, "Invalid PSF at this location."),
+        *_ap_corr_fields(fluxes),
+        *(field for plugin in active if plugin.name == CHECK_PLUGIN for field in plugin.fields()),
+    ]
+
+
+def _ap_corr_fields(fluxes: Sequence[str]) -> list[Field]:
+    """Return the columns of measuring and applying aperture corrections."""
+    used = "Set if source was used in measuring aperture correction."
+    fields = [flag(f"apcorr_{name}_used", used) for name in ("slot_CalibFlux", *fluxes)]
+    for name in fluxes:
+        fields += [
+            Field(f"{name}_apCorr", "float64", "", f"aperture correction applied to {name}"),
+            Field(
+                f"{name}_apCorrErr",
+                "float64",
+                "",
+                f"standard deviation of aperture correction applied to {name}",
+            ),
+            flag(f"{name}_flag_apCorr", f"set if unable to aperture correct {name}"),
+        ]
+    return fields
+
+
+def _sky_moment_fields() -> list[Field]:
+    """Return the columns of moments on the sky and in altitude and azimuth (0.2 step 7)."""
+    second = "Second moment of {0} shape along "
+    cross = "Cross-term of {0} shape second moments in "
+    sky = {
+        "Iuu": second + "RA axis in sky coordinates (arcsec^2).",
+        "Ivv": second + "Dec axis in sky coordinates (arcsec^2).",
+        "Iuv": cross + "sky coordinates (arcsec^2).",
+    }
+    alt_az = {
+        "Ialtalt": second + "altitude axis (arcsec^2).",
+        "Iazaz": second + "azimuth axis (arcsec^2).",
+        "Ialtaz": cross + "alt/az coordinates (arcsec^2).",
+    }
+    return [
+        Field(f"{prefix}_{element}", "float32", "", sentence.format(subject))
+        for elements in (sky, alt_az)
+        for prefix, subject in (("shape", "source"), ("psfShape", "PSF"))
+        for element, sentence in elements.items()
+    ]
+
+
+def _fgcm_fields(bands: Sequence[str]) -> list[Field]:
+    return [
+        Field(f"fgcm_mag_{band}", "float32", "", f"FGCM standard star magnitude in {band} band (mag).")
+        for band in bands
+    ]
