@@ -119,17 +119,19 @@ def read_detectors(path: str | Path) -> list[DetectorRow]:
     visits, detectors = _Identifiers(path, "visit"), _Identifiers(path, "detector")
     for line, row in rows:
         key = visits.number(row[visit], line), detectors.number(row[detector], line)
-        if first_lines.setdefault(key, line) != line:
+        if key in first_lines:
             raise SheetError(
                 f"{path}: lines {first_lines[key]} and {line} are both visit {key[0]}, detector {key[1]}; "
                 "remove one of them."
             )
+        first_lines[key] = line
         if band_of.setdefault(key[0], (row[band], line))[0] != row[band]:
             raise SheetError(
                 f"{path}, line {line}: visit {key[0]} has band '{row[band]}' here and "
                 f"'{band_of[key[0]][0]}' in line {band_of[key[0]][1]}; a visit has one band."
             )
-        _check_values(path, line, header, row, DETECTOR_COLUMNS)
+        if list(map(str.strip, row)) != row or "" in row:
+            _check_values(path, line, header, row, DETECTOR_COLUMNS)
         extra = {name: row[i] for i, name in others} if others else NOTHING
         result.append(DetectorRow(*key, row[band], row[exposure], row[src], extra, line))
     _check_bands(path, band_of)
@@ -201,7 +203,7 @@ def _lines(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[
     start = 1
     try:
         for row in reader:
-            if any(value.strip() for value in row):
+            if row and (row[0] or any(map(str.strip, row))):
                 yield start, row
             start = reader.line_num + 1  # type: ignore[attr-defined]
     except csv.Error as error:
@@ -236,6 +238,9 @@ def _rows(
     """Rows cut to the header's length; only empty fields may be cut."""
     width = len(header)
     for line, row in lines:
+        if len(row) == width:
+            yield line, row
+            continue
         if len(row) > width and any(value.strip() for value in row[width:]):
             raise SheetError(
                 f"{path}, line {line}: {len(row)} fields where the header has {width}; a value with a "
@@ -246,7 +251,7 @@ def _rows(
                 f"{path}, line {line}: {len(row)} fields where the header has {width}; "
                 f"the column '{header[len(row)]}' is missing."
             )
-        yield line, row if len(row) == width else row[:width]
+        yield line, row[:width]
 
 
 class _Identifiers:
@@ -274,8 +279,6 @@ class _Identifiers:
 
 def _check_values(path: Path, line: int, header: list[str], row: list[str], required: Sequence[str]) -> None:
     """Refuse empty required values, and blanks around a value: nobody sees whether they are meant."""
-    if all(map(str.strip, row)) and list(map(str.strip, row)) == row:
-        return
     for name, value in zip(header, row, strict=True):
         if not value.strip():
             if name in required:
