@@ -358,8 +358,8 @@ def _write(
     if neighbours is not None:
         offsets = pyarrow.array(neighbours.offset, pyarrow.int32())
         stars, star = neighbours.stars, neighbours.star
-        values = {"tract": stars.tract, "row": stars.row, "ra": stars.ra, "dec": stars.dec}
-        values.update({f"mag_{band}": stars.magnitudes[band] for band in bands})
+        values: dict[str, npt.NDArray[Any]] = {f"mag_{band}": stars.magnitudes[band] for band in bands}
+        values = {"tract": stars.tract, "row": stars.row, "ra": stars.ra, "dec": stars.dec, **values}
         for name, array in values.items():
             columns[f"fgcm_{name}"] = pyarrow.ListArray.from_arrays(offsets, pyarrow.array(array[star]))
         figures = {**figures, "fgcm_bands": {band: stars.has_band[band] for band in bands}}

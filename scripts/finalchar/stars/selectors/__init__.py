@@ -2,25 +2,28 @@
 
 Each module of this package that defines ``NAME`` is a choice: its name in the configuration, its ``Settings``
 and ``select(table, settings, exposure=None, compatibility="fixed")``, which returns a boolean array over the
-rows of the table.  Adding a choice touches no other file.
+rows of the table.  A choice ``objectSize`` stands in the module ``object_size``.  Adding a choice touches no
+other file.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 
 from finalchar.errors import ConfigError
 
 __all__ = ["get", "names"]
 
-_NOT_A_CHOICE = {"limits"}
+_BUILDING_BLOCKS = {"limits"}
 
 
 def names() -> tuple[str, ...]:
     """Names of all source selectors, as the configuration writes them."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_A_CHOICE))
+    modules = {module.name for module in pkgutil.iter_modules(__path__)} - _BUILDING_BLOCKS
+    return tuple(sorted(re.sub("_([a-z])", lambda found: found[1].upper(), name) for name in modules))
 
 
 def get(name: str) -> ModuleType:
@@ -33,4 +36,6 @@ def get(name: str) -> ModuleType:
     """
     if name not in names():
         raise ConfigError(f"source_selector.name {name!r} is not known; there are: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(
+        f"{__name__}.{re.sub('([A-Z])', lambda found: '_' + found[1].lower(), name)}"
+    )
