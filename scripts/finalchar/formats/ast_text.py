@@ -1,0 +1,300 @@
+"""World coordinates and transforms that the LSST stack stores as AST text (specification 4).
+
+Objects keep their text and build the AST objects when needed, so they pickle and can be sent to other
+processes.  Pixel positions are 0-based parent coordinates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finalchar.errors import InputError
+
+if TYPE_CHECKING:
+    from finalchar.formats.afw_table import AfwTable
+    from finalchar.formats.archive import Archive
+
+__all__ = [
+    "ARCSEC_PER_RADIAN",
+    "AstTransform",
+    "SkyWcs",
+    "TransformChain",
+    "dump_ast",
+    "parse_ast",
+    "sky_wcs_from_cards",
+    "sky_wcs_from_frames",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+ARCSEC_PER_RADIAN = 206264.80624709636
+
+
+def parse_ast(text: str) -> Any:
+    """Return the AST object of a dump (``Begin ...``); what stands before is skipped.
+
+    Raises
+    ------
+    InputError
+        If the text is not an AST dump.
+    """
+    import starlink.Ast as Ast
+
+    start = text.find("Begin")
+    made = Ast.Channel(text[start:].splitlines()).read() if start >= 0 else None
+    if made is None:
+        raise InputError(f"a stored transform is not an AST dump: {text[:60]!r}")
+    return made
+
+
+def dump_ast(thing: Any) -> str:
+    """Return the text of an AST object, as the LSST stack stores it (without prefix)."""
+    import starlink.Ast as Ast
+
+    class Sink:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def astsink(self, line: str) -> None:
+            self.lines.append(line)
+
+    sink = Sink()
+    Ast.Channel(None, sink, "Comment=0").write(thing)
+    return "\n".join(sink.lines) + "\n"
+
+
+def _tran(mapping: Any, x: npt.ArrayLike, y: npt.ArrayLike, forward: bool) -> tuple[FloatArray, FloatArray]:
+    """Transform two coordinates of any common shape."""
+    first, second = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    out = mapping.tran(np.array([first.ravel(), second.ravel()]), forward)
+    return out[0].reshape(first.shape), out[1].reshape(first.shape)
+
+
+class _WithoutAst:
+    """Leaves the AST objects behind when pickled."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_ast_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class AstTransform(_WithoutAst):
+    """A plane-to-plane AST mapping, optionally used backwards.
+
+    Attributes
+    ----------
+    text : str
+        The stored text, with or without the two leading tokens of the stack.
+    forward : bool
+        Direction of `apply`.
+    """
+
+    text: str
+    forward: bool = True
+
+    @cached_property
+    def _ast_mapping(self) -> Any:
+        return parse_ast(self.text)
+
+    def apply(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Transform positions; arrays of the common shape of `x` and `y`."""
+        return _tran(self._ast_mapping, x, y, self.forward)
+
+    def inverse(self) -> AstTransform:
+        """Return the same mapping in the other direction."""
+        return AstTransform(self.text, not self.forward)
+
+    def jacobian(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
+        """Jacobian of `apply`, shape (..., 2, 2); see `numerical_jacobian`."""
+        return numerical_jacobian(self.apply, x, y)
+
+
+@dataclass(frozen=True)
+class TransformChain:
+    """Several transforms one after the other, the result times `scale`; a `PixelTransform`."""
+
+    steps: tuple[AstTransform, ...]
+    scale: float = 1.0
+
+    def apply(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Transform positions; arrays of the common shape of `x` and `y`."""
+        u, v = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        for step in self.steps:
+            u, v = step.apply(x=u, y=v)
+        return u * self.scale, v * self.scale
+
+    def jacobian(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
+        """Jacobian of `apply`, shape (..., 2, 2); see `numerical_jacobian`."""
+        return numerical_jacobian(self.apply, x, y)
+
+
+def numerical_jacobian(apply: Any, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
+    """Jacobian by differences over +-1 and +-2 pixels (exact for polynomials of order 4)."""
+    x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    steps, weights = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
+    along_x = np.stack(apply(x=x[..., None] + steps, y=y[..., None] + 0.0 * steps), axis=-2) @ weights
+    along_y = np.stack(apply(x=x[..., None] + 0.0 * steps, y=y[..., None] + steps), axis=-2) @ weights
+    return np.stack([along_x, along_y], axis=-1)
+
+
+@dataclass(frozen=True)
+class SkyWcs(_WithoutAst):
+    """Astrometry of an exposure: the `SkyProjection` behind an AST frame set PIXELS -> IWC -> SKY.
+
+    Attributes
+    ----------
+    text : str
+        The frame set as text.
+    """
+
+    text: str
+
+    @cached_property
+    def _ast_frames(self) -> Any:
+        frames = parse_ast(self.text)
+        if "FrameSet" not in frames.Class:
+            raise InputError("a stored SkyWcs is not an AST frame set")
+        return frames
+
+    @cached_property
+    def _ast_to_iwc(self) -> Any:
+        frames = self._ast_frames
+        number = next((k for k in range(1, frames.Nframe + 1) if frames.getframe(k).Domain == "IWC"), None)
+        if number is None:
+            raise InputError("a stored SkyWcs lacks the frame IWC")
+        return frames.getmapping(frames.Base, number)
+
+    @cached_property
+    def sky_origin(self) -> tuple[float, float]:
+        """RA, Dec of the tangent point (CRVAL), radians."""
+        sky = self._ast_frames.getframe(self._ast_frames.Current)
+        return float(sky.get("SkyRef(1)")), float(sky.get("SkyRef(2)"))
+
+    @cached_property
+    def pixel_origin(self) -> tuple[float, float]:
+        """Pixel position (x, y) of the tangent point."""
+        x, y = self.sky_to_pixel(ra=self.sky_origin[0], dec=self.sky_origin[1])
+        return float(x), float(y)
+
+    def pixel_to_sky(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return RA in [0, 2 pi) and Dec, radians, of 0-based parent pixel positions."""
+        ra, dec = _tran(self._ast_frames, x, y, True)
+        return np.where(ra < 0.0, ra + 2.0 * np.pi, ra), dec
+
+    def sky_to_pixel(self, *, ra: npt.ArrayLike, dec: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return the 0-based parent pixel position (x, y) of RA, Dec in radians."""
+        return _tran(self._ast_frames, ra, dec, False)
+
+    def pixel_to_intermediate(
+        self, *, x: npt.ArrayLike, y: npt.ArrayLike
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return intermediate world coordinates, degrees on the tangent plane at `sky_origin`."""
+        return _tran(self._ast_to_iwc, x, y, True)
+
+    def pixel_scale(self, *, x: float, y: float) -> float:
+        """Square root of the pixel area at a position, arcsec (specification 4.2)."""
+        ra, dec = self.pixel_to_sky(x=np.array([x, x + 1.0, x]), y=np.array([y, y, y + 1.0]))
+        unit = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+        area = np.linalg.norm(np.cross(unit[1] - unit[0], unit[2] - unit[0]))
+        return float(np.sqrt(area) * ARCSEC_PER_RADIAN)
+
+    def local_cd_matrix(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
+        """Jacobian pixel -> intermediate world coordinates, degrees per pixel, shape (..., 2, 2)."""
+        return numerical_jacobian(self.pixel_to_intermediate, x, y)
+
+
+def read_sky_wcs(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> SkyWcs:
+    """Make a `SkyWcs` from its archive row (specification 4.2)."""
+    text = bytes(catalogues[0].one("wcs")).decode("ascii")
+    version, stored_name = text.split(None, 2)[:2]
+    if version != "1" or stored_name != "SkyWcs":
+        raise InputError(f"a stored SkyWcs begins with {text[:20]!r}; version 1 is supported")
+    return SkyWcs(text[text.index("Begin") :])
+
+
+def read_transform(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> AstTransform:
+    """Make an `AstTransform` from its archive row (specification 4.3)."""
+    return AstTransform(bytes(catalogues[0].one("bytes")).decode("ascii"))
+
+
+# ------------------------------------------------------------------------------------------- making
+
+
+def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> SkyWcs:
+    """Return the `SkyWcs` of FITS-WCS header cards (specification 9.3).
+
+    Parameters
+    ----------
+    cards : sequence of str
+        80-character card images of the celestial WCS (without the alternate WCS "A" and LTVn).
+    x0, y0 : int
+        Parent coordinates of the first pixel.
+
+    Raises
+    ------
+    InputError
+        If AST finds no celestial WCS in the cards.
+    """
+    import starlink.Ast as Ast
+
+    channel = Ast.FitsChan([*cards], None, "Encoding=FITS-WCS,IWC=1,SipReplace=0")
+    try:
+        frames = channel.read()
+    except Ast.error as error:
+        raise InputError(f"the world coordinates in the header cannot be used: {error}") from error
+    if frames is None:
+        raise InputError("the header has no celestial world coordinates that AST understands")
+    numbers = {frames.getframe(k).Domain: k for k in range(1, frames.Nframe + 1)}
+    if not {"GRID", "IWC", "SKY"} <= numbers.keys():
+        raise InputError("the header has no celestial world coordinates (RA, Dec)")
+    to_iwc = Ast.CmpMap(
+        Ast.ShiftMap([1.0 - x0, 1.0 - y0]), frames.getmapping(numbers["GRID"], numbers["IWC"]), True
+    ).simplify()
+    to_sky = frames.getmapping(numbers["IWC"], numbers["SKY"])
+    return sky_wcs_from_frames(to_iwc, to_sky, _crval(cards))
+
+
+def _crval(cards: Sequence[str]) -> tuple[float, float]:
+    values = {card[:8].strip(): float(card[10:].split("/")[0]) for card in cards if card.startswith("CRVAL")}
+    return float(np.deg2rad(values["CRVAL1"])), float(np.deg2rad(values["CRVAL2"]))
+
+
+def sky_wcs_from_frames(to_iwc: Any, to_sky: Any, sky_origin: tuple[float, float]) -> SkyWcs:
+    """Return a `SkyWcs` of the AST mappings PIXELS -> IWC (degrees) -> SKY (radians, ICRS).
+
+    Parameters
+    ----------
+    to_iwc, to_sky : AST mappings
+        From 0-based parent pixels, and from intermediate world coordinates.
+    sky_origin : tuple of float
+        RA, Dec of the tangent point, radians.
+    """
+    import starlink.Ast as Ast
+
+    frames = Ast.FrameSet(Ast.Frame(2, "Domain=PIXELS"))
+    frames.addframe(1, to_iwc, Ast.Frame(2, "Domain=IWC"))
+    sky = Ast.SkyFrame("System=ICRS")
+    sky.set("SkyRefIs=Ignored")
+    sky.set(f"SkyRef(1)={sky_origin[0]!r}")
+    sky.set(f"SkyRef(2)={sky_origin[1]!r}")
+    frames.addframe(2, to_sky, sky)
+    return SkyWcs(dump_ast(frames))
+
+
+def stored_sky_wcs(wcs: SkyWcs) -> bytes:
+    """Return the bytes of the archive column ``wcs``."""
+    return f"1 SkyWcs 0 {wcs.text}".encode("ascii")
+
+
+def stored_transform(mapping: Any) -> bytes:
+    """Return the bytes of an archived TransformPoint2ToPoint2 with this AST mapping."""
+    return f"1 TransformPoint2ToPoint2 {dump_ast(mapping)}".encode("ascii")
