@@ -98,7 +98,9 @@ class AfwTable:
         try:
             return self.columns[name]
         except KeyError:
-            raise InputError(f"a table lacks the column {name!r} (it has: {', '.join(self.columns)})") from None
+            raise InputError(
+                f"a table lacks the column {name!r} (it has: {', '.join(self.columns)})"
+            ) from None
 
     def rows(self, start: int, number: int) -> AfwTable:
         """Return the rows ``start:start + number``, sharing memory."""
@@ -114,7 +116,9 @@ class AfwTable:
 
     def to_source_table(self) -> SourceTable:
         """Return the columns as the table type of the other rooms, units in astropy's spelling."""
-        info = {f.name: ColumnInfo(astropy_unit(f.unit), f.doc) for f in self.fields if f.name in self.columns}
+        info = {
+            f.name: ColumnInfo(astropy_unit(f.unit), f.doc) for f in self.fields if f.name in self.columns
+        }
         return SourceTable(dict(self.columns), info, dict(self.aliases))
 
 
@@ -262,14 +266,18 @@ def _raw(unit: Hdu, column: _Stored) -> Column:
     width, rows = header.integer("NAXIS1"), header.integer("NAXIS2")
     item = np.dtype(column.dtype).itemsize
     if column.offset + item * column.count > width:
-        raise InputError(f"column {column.field.name!r} of {unit.file.path} lies outside the rows of its table")
+        raise InputError(
+            f"column {column.field.name!r} of {unit.file.path} lies outside the rows of its table"
+        )
     return np.ndarray(
         (rows, column.count), column.dtype, unit.file.buffer, unit.data_start + column.offset, (width, item)
     )
 
 
 def _read_flags(unit: Hdu, column: _Stored, header: Header) -> dict[str, Column]:
-    names = {int(card.keyword[5:]): str(card.value) for card in header if re.match(r"TFLAG\d+$", card.keyword)}
+    names = {
+        int(card.keyword[5:]): str(card.value) for card in header if re.match(r"TFLAG\d+$", card.keyword)
+    }
     bits = np.ascontiguousarray(np.unpackbits(_raw(unit, column), axis=1).T).view(np.bool_)
     if names and max(names) > len(bits):
         raise InputError(f"{unit.file.path} names more flags than its flag column has bits")
@@ -325,7 +333,11 @@ def _aliases(header: Header, version: int, fields: Sequence[Field]) -> dict[str,
         if version == 1 and name.endswith("Sigma"):
             name = name.removesuffix("Sigma") + "Err"
             aliases.setdefault(name, f.name)
-        if version < 3 and re.search(r"_flux(Err|Sigma)?$", f.name) and re.search("count|dn|adu", f.unit.lower()):
+        if (
+            version < 3
+            and re.search(r"_flux(Err|Sigma)?$", f.name)
+            and re.search("count|dn|adu", f.unit.lower())
+        ):
             modern = re.sub(r"_flux(Err)?$", r"_instFlux\1", name)
             if modern not in names:
                 aliases.setdefault(modern, f.name)
@@ -425,7 +437,9 @@ def table_hdu(table: AfwTable, *, archive_hdu: int | None = None) -> bytes:
     cards += [Card("ALIAS", f"{alias}:{target}") for alias, target in sorted(table.aliases.items())]
     cards += table.metadata
     if archive_hdu is not None:
-        cards.append(Card("AR_HDU", archive_hdu, "HDU (1-indexed) containing the archive index for this table"))
+        cards.append(
+            Card("AR_HDU", archive_hdu, "HDU (1-indexed) containing the archive index for this table")
+        )
     cards.append(Card("AFW_TABLE_VERSION", 3))
     if table.afw_type:
         kind = table.afw_type.capitalize()
@@ -500,7 +514,7 @@ def _encode_column(f: Field, values: Column, heap: bytearray) -> npt.NDArray[np.
         encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
         if encoded.dtype.itemsize > f.length:
             raise ValueError(f"column {f.name!r} has a text longer than its {f.length} bytes")
-        stored: Column = np.char.ljust(encoded, f.length, b"\0").astype(f"S{f.length}") if rows else encoded
+        stored: Column = encoded.astype(f"S{f.length}")
         return np.frombuffer(stored.tobytes(), np.uint8).reshape(rows, f.length if rows else f.length)
     if f.code == "I":
         values = (values.astype(np.int32) - 32768).astype(np.int16)

@@ -196,9 +196,13 @@ class Archive:
 # --------------------------------------------------------------------------------------------- writing
 
 _INDEX_FIELDS = (
-    Field("id", "J", doc="Archive ID of the persistable object that owns the records pointed at by this entry"),
     Field(
-        "cat.archive", "J", doc="index of the catalog this entry points to, from the perspective of the archive"
+        "id", "J", doc="Archive ID of the persistable object that owns the records pointed at by this entry"
+    ),
+    Field(
+        "cat.archive",
+        "J",
+        doc="index of the catalog this entry points to, from the perspective of the archive",
     ),
     Field(
         "cat.persistable",
@@ -275,7 +279,9 @@ class ArchiveWriter:
             key = tuple(f.storage for f in catalogue.fields)
             table = self._tables.setdefault(key, _DataTable(catalogue.fields))
             position = list(self._tables).index(key) + 1
-            self._rows.append((number, position, part, table.append(name, catalogue), len(catalogue), name, module))
+            self._rows.append(
+                (number, position, part, table.append(name, catalogue), len(catalogue), name, module)
+            )
         return number
 
     def hdus(self) -> list[bytes]:
@@ -285,7 +291,9 @@ class ArchiveWriter:
         for number, table in enumerate(self._tables.values(), 1):
             last = table.names[-1]
             seen[last] = seen.get(last, 0) + 1
-            data.append(table_hdu(replace(table.joined(), metadata=_data_cards(number, table.names, seen[last]))))
+            data.append(
+                table_hdu(replace(table.joined(), metadata=_data_cards(number, table.names, seen[last])))
+            )
         return [self._index_hdu(len(data) + 1), *data]
 
     def _index_hdu(self, number_of_tables: int) -> bytes:

@@ -105,6 +105,13 @@ class AstTransform(_WithoutAst):
     def _ast_mapping(self) -> Any:
         return parse_ast(self.text)
 
+    @cached_property
+    def _ast_directed(self) -> Any:
+        mapping = parse_ast(self.text)
+        if not self.forward:
+            mapping.invert()
+        return mapping
+
     def apply(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Transform positions; arrays of the common shape of `x` and `y`."""
         return _tran(self._ast_mapping, x, y, self.forward)
@@ -114,8 +121,8 @@ class AstTransform(_WithoutAst):
         return AstTransform(self.text, not self.forward)
 
     def jacobian(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
-        """Jacobian of `apply`, shape (..., 2, 2); see `numerical_jacobian`."""
-        return numerical_jacobian(self.apply, x, y)
+        """Jacobian of `apply`, shape (..., 2, 2)."""
+        return _rates(self._ast_directed, x, y)
 
 
 @dataclass(frozen=True)
@@ -133,17 +140,25 @@ class TransformChain:
         return u * self.scale, v * self.scale
 
     def jacobian(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
-        """Jacobian of `apply`, shape (..., 2, 2); see `numerical_jacobian`."""
-        return numerical_jacobian(self.apply, x, y)
+        """Jacobian of `apply`, shape (..., 2, 2): the product of the Jacobians of the steps."""
+        u, v = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        product: FloatArray = np.broadcast_to(np.eye(2), (*u.shape, 2, 2))
+        for step in self.steps:
+            product = step.jacobian(x=u, y=v) @ product
+            u, v = step.apply(x=u, y=v)
+        return product * self.scale
 
 
-def numerical_jacobian(apply: Any, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
-    """Jacobian by differences over +-1 and +-2 pixels (exact for polynomials of order 4)."""
+def _rates(mapping: Any, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
+    """Jacobian of an AST mapping as AST estimates it, shape (..., 2, 2); the stack takes the same."""
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-    steps, weights = np.array([-2.0, -1.0, 1.0, 2.0]), np.array([1.0, -8.0, 8.0, -1.0]) / 12.0
-    along_x = np.stack(apply(x=x[..., None] + steps, y=y[..., None] + 0.0 * steps), axis=-2) @ weights
-    along_y = np.stack(apply(x=x[..., None] + 0.0 * steps, y=y[..., None] + steps), axis=-2) @ weights
-    return np.stack([along_x, along_y], axis=-1)
+    rates = [
+        mapping.rate([u, v], output, axis)
+        for u, v in zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)
+        for output in (1, 2)
+        for axis in (1, 2)
+    ]
+    return np.array(rates, dtype=np.float64).reshape(*x.shape, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -194,9 +209,7 @@ class SkyWcs(_WithoutAst):
         """Return the 0-based parent pixel position (x, y) of RA, Dec in radians."""
         return _tran(self._ast_frames, ra, dec, False)
 
-    def pixel_to_intermediate(
-        self, *, x: npt.ArrayLike, y: npt.ArrayLike
-    ) -> tuple[FloatArray, FloatArray]:
+    def pixel_to_intermediate(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return intermediate world coordinates, degrees on the tangent plane at `sky_origin`."""
         return _tran(self._ast_to_iwc, x, y, True)
 
@@ -209,7 +222,7 @@ class SkyWcs(_WithoutAst):
 
     def local_cd_matrix(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
         """Jacobian pixel -> intermediate world coordinates, degrees per pixel, shape (..., 2, 2)."""
-        return numerical_jacobian(self.pixel_to_intermediate, x, y)
+        return _rates(self._ast_to_iwc, x, y)
 
 
 def read_sky_wcs(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> SkyWcs:

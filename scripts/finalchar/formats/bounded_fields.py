@@ -139,9 +139,7 @@ def read_pixel_area_field(name: str, catalogues: Sequence[AfwTable], archive: Ar
     return PixelAreaField(read_box(table), archive.get(int(table.one("wcs"))), float(table.one("scaling")))
 
 
-def read_ap_corr_map(
-    name: str, catalogues: Sequence[AfwTable], archive: Archive
-) -> dict[str, BoundedField]:
+def read_ap_corr_map(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> dict[str, BoundedField]:
     """Return flux-column name -> field; entries of unknown classes are left out."""
     table = catalogues[0]
     fields = {str(k): archive.get(int(n)) for k, n in zip(table["name"], table["field"], strict=True)}
@@ -177,7 +175,9 @@ def add_chebyshev_field(writer: ArchiveWriter, field: ChebyshevField) -> int:
         Field("bbox_min_y", "J", unit="pixel", doc="bounding box (minimum)"),
         Field("bbox_max_x", "J", unit="pixel", doc="bounding box (maximum)"),
         Field("bbox_max_y", "J", unit="pixel", doc="bounding box (maximum)"),
-        Field("coefficients", "D", "Array", number, doc="Chebyshev function coefficients, ordered by y then x"),
+        Field(
+            "coefficients", "D", "Array", number, doc="Chebyshev function coefficients, ordered by y then x"
+        ),
     )
     box = field.box
     values = [field.coefficients.shape[1] - 1, box.min_x, box.min_y, box.max_x, box.max_y]

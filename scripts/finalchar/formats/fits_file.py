@@ -161,7 +161,9 @@ class FitsFile:
         while end >= 0 and (end - start) % _CARD:
             end = self.buffer.find(_END, end + 1)
         if end < 0:
-            raise InputError(f"{self.path} is truncated or broken: the header of HDU {len(self._hdus)} has no END")
+            raise InputError(
+                f"{self.path} is truncated or broken: the header of HDU {len(self._hdus)} has no END"
+            )
         return start + -(-(end + _CARD - start) // BLOCK) * BLOCK
 
 
@@ -205,7 +207,9 @@ def _parse_cards(block: bytes) -> Iterator[Card]:
         image = text[start : start + _CARD]
         if image.startswith("CONTINUE") and pending is not None and str(pending.value).endswith("&"):
             more, comment = _parse_value(image[8:].strip())
-            pending = Card(pending.keyword, str(pending.value)[:-1] + str(more or ""), pending.comment + comment)
+            pending = Card(
+                pending.keyword, str(pending.value)[:-1] + str(more or ""), pending.comment + comment
+            )
             continue
         if pending is not None:
             yield pending

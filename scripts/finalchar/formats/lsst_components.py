@@ -36,9 +36,7 @@ def read_filter_label(name: str, catalogues: Sequence[AfwTable], archive: Archiv
     )
 
 
-def read_polygon(
-    name: str, catalogues: Sequence[AfwTable], archive: Archive
-) -> npt.NDArray[np.float64]:
+def read_polygon(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> npt.NDArray[np.float64]:
     """Return the vertices, shape (n, 2), the last one equal to the first."""
     return np.stack([catalogues[0]["vertices_x"], catalogues[0]["vertices_y"]], axis=1)
 

@@ -109,7 +109,9 @@ def _read_planes(file: FitsFile) -> dict[str, npt.NDArray[Any]]:
             continue
         found = _plane_type(file, number)
         if found != name:
-            raise InputError(f"HDU {number} of {file.path} is {found or 'not an image'}, {name} is needed there")
+            raise InputError(
+                f"HDU {number} of {file.path} is {found or 'not an image'}, {name} is needed there"
+            )
         planes[name] = np.ascontiguousarray(_read_image(file.hdu(number)), dtype=dtypes[name])
         if planes[name].shape != planes["IMAGE"].shape:
             raise InputError(
@@ -134,7 +136,9 @@ def _read_image(unit: Hdu) -> npt.NDArray[Any]:
     if header.get("ZIMAGE") is True:
         return _read_compressed(unit)
     if header.integer("NAXIS") != 2:
-        raise InputError(f"HDU {unit.number} of {unit.file.path} has {header.integer('NAXIS')} axes, 2 are needed")
+        raise InputError(
+            f"HDU {unit.number} of {unit.file.path} has {header.integer('NAXIS')} axes, 2 are needed"
+        )
     dtype = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}[header.integer("BITPIX")]
     shape = (header.integer("NAXIS2"), header.integer("NAXIS1"))
     raw = np.ndarray(shape, dtype, unit.file.buffer, unit.data_start)
@@ -154,13 +158,13 @@ def _read_compressed(unit: Hdu) -> npt.NDArray[Any]:
         with fitsio.FITS(str(unit.file.path)) as fits:
             values: npt.NDArray[Any] = fits[unit.number].read()
     except (OSError, ValueError) as error:
-        raise InputError(f"{unit.file.path}: the compressed HDU {unit.number} cannot be read ({error})") from error
+        raise InputError(
+            f"{unit.file.path}: the compressed HDU {unit.number} cannot be read ({error})"
+        ) from error
     return values
 
 
-def _check_pixels(
-    path: object, image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]
-) -> None:
+def _check_pixels(path: object, image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]) -> None:
     if image.size == 0:
         raise InputError(f"{path} has an image without pixels")
     if not np.isfinite(image).any():
@@ -188,7 +192,9 @@ def _mask_planes(file: FitsFile) -> dict[str, int]:
         if card.keyword.startswith("MP_"):
             name, bit = card.keyword[3:], card.value
             if not isinstance(bit, int) or not 0 <= bit < 32 or name in planes or bit in planes.values():
-                raise InputError(f"{file.path}: the mask plane card {card.keyword} = {bit!r} is impossible or double")
+                raise InputError(
+                    f"{file.path}: the mask plane card {card.keyword} = {bit!r} is impossible or double"
+                )
             planes[name] = bit
     return planes
 

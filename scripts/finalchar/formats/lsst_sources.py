@@ -21,9 +21,7 @@ Ints = npt.NDArray[np.int64]
 _SOURCE_CLASSES = ("SOURCE", "SIMPLE", "BASE", "")
 
 
-def read_source_table(
-    path: str | os.PathLike[str], names: Iterable[str] | None = None
-) -> SourceTable:
+def read_source_table(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> SourceTable:
     """Read a source catalogue: all fields, flags as bool columns, aliases; without footprints.
 
     Parameters
@@ -114,7 +112,9 @@ class _Rows:
         Ragged limits of the rows of each object.
     """
 
-    def __init__(self, archive: Archive, found: npt.NDArray[np.bool_], table: Ints, row0: Ints, n: Ints) -> None:
+    def __init__(
+        self, archive: Archive, found: npt.NDArray[np.bool_], table: Ints, row0: Ints, n: Ints
+    ) -> None:
         self._tables = [archive.table(int(number)) for number in np.unique(table[found])]
         base = np.zeros(archive.number_of_tables + 1, dtype=np.int64)
         lengths = [len(part) for part in self._tables]

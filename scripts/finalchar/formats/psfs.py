@@ -108,8 +108,16 @@ class ChebyshevFunction:
 
     def evaluate(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
         """Value at positions."""
-        u = 2.0 * (np.asarray(x, dtype=np.float64) - 0.5 * (self.min_x + self.max_x)) / (self.max_x - self.min_x)
-        v = 2.0 * (np.asarray(y, dtype=np.float64) - 0.5 * (self.min_y + self.max_y)) / (self.max_y - self.min_y)
+        u = (
+            2.0
+            * (np.asarray(x, dtype=np.float64) - 0.5 * (self.min_x + self.max_x))
+            / (self.max_x - self.min_x)
+        )
+        v = (
+            2.0
+            * (np.asarray(y, dtype=np.float64) - 0.5 * (self.min_y + self.max_y))
+            / (self.max_y - self.min_y)
+        )
         order = max(n for n, _ in _triangle(self.coefficients.size))
         matrix = np.zeros((order + 1, order + 1))
         for value, (n, k) in zip(self.coefficients, _triangle(self.coefficients.size), strict=True):
@@ -294,7 +302,9 @@ def read_linear_combination_kernel(
     table = catalogues[0]
     varying = "spatialfunctions" in table
     parts = tuple(archive.get(int(n)) for n in np.atleast_1d(table.one("components")))
-    functions = tuple(archive.get(int(n)) for n in np.atleast_1d(table.one("spatialfunctions"))) if varying else None
+    functions = (
+        tuple(archive.get(int(n)) for n in np.atleast_1d(table.one("spatialfunctions"))) if varying else None
+    )
     amplitudes = None if varying else np.atleast_1d(table.one("amplitudes")).astype(np.float64)
     if not all(isinstance(part, Kernel) for part in parts):
         raise InputError("a stored linear combination has kernels of an unknown class")
@@ -327,18 +337,14 @@ def read_polynomial_function(
     return PolynomialFunction(np.atleast_1d(catalogues[0].one("coefficients")).astype(np.float64))
 
 
-def read_chebyshev_function(
-    name: str, catalogues: Sequence[AfwTable], archive: Archive
-) -> ChebyshevFunction:
+def read_chebyshev_function(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> ChebyshevFunction:
     """Make a `ChebyshevFunction` from its archive row."""
     table = catalogues[0]
     limits = (float(table.one(n)) for n in ("min_x", "min_y", "max_x", "max_y"))
     return ChebyshevFunction(np.atleast_1d(table.one("coefficients")).astype(np.float64), *limits)
 
 
-def read_gaussian_function(
-    name: str, catalogues: Sequence[AfwTable], archive: Archive
-) -> GaussianFunction:
+def read_gaussian_function(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> GaussianFunction:
     """Make a `GaussianFunction` from its archive row."""
     return GaussianFunction(*(float(catalogues[0].one(n)) for n in ("sigma1", "sigma2", "angle")))
 
@@ -352,7 +358,16 @@ def read_double_gaussian_function(
 
 # ------------------------------------------------------------------------------------------- Piff pickle
 
-_INTERPOLANTS = ("Interpolant", "Delta", "Nearest", "SincInterpolant", "Linear", "Cubic", "Quintic", "Lanczos")
+_INTERPOLANTS = (
+    "Interpolant",
+    "Delta",
+    "Nearest",
+    "SincInterpolant",
+    "Linear",
+    "Cubic",
+    "Quintic",
+    "Lanczos",
+)
 _SCALARS = (
     "bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc intp float16 float32 float64 longdouble "
     "complex64 complex128 str_ bytes_"
