@@ -54,7 +54,7 @@ class InvalidPsfError(FinalcharError):
 class PluginSettings(Section):
     """Settings every plugin has."""
 
-    doMeasure: bool = SettingsField(True, description="run the plugin; its columns exist in any case")
+    doMeasure: bool = SettingsField(default=True, description="run the plugin; its columns exist in any case")
 
 
 @dataclass(frozen=True)

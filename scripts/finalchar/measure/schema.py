@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -24,7 +24,8 @@ __all__ = [
 
 MINIMAL = ("id", "coord_ra", "coord_dec", "parent")
 COPIED_GLOBS = ("base_CircularApertureFlux_*", "slot_ApFlux_*", "slot_CalibFlux_*")
-COPIED_SLOTS = ("slot_Centroid", "slot_ApFlux", "slot_CalibFlux")
+COPIED_SLOTS = {"slot_Centroid": "centroid", "slot_ApFlux": "apFlux", "slot_CalibFlux": "calibFlux"}
+"""Slots taken over from the input, with the settings that may name another measurement of it."""
 OWN_SLOTS = {
     "slot_Shape": "shape",
     "slot_PsfShape": "psfShape",
@@ -111,7 +112,8 @@ def make_output_table(
         If the input catalogue lacks a slot or a column.
     """
     active = active_plugins(settings, compatibility)
-    columns, info = _copied_columns(selected)
+    aliases = aliases_of(selected, settings, compatibility)
+    columns, info = _copied_columns(selected, aliases)
     for name, source in (
         ("calib_psf_selection_flux", selection_flux_field),
         ("calib_psf_selection_flux_err", selection_flux_err_field),
@@ -124,12 +126,15 @@ def make_output_table(
             raise ConfigError(f"two measurements write the column {field.name!r}; configure only one of them")
         columns[field.name] = default_column(field.dtype, len(selected))
         info[field.name] = ColumnInfo(field.unit, field.description)
-    return SourceTable(columns, info, aliases_of(selected, settings, compatibility))
+    return SourceTable(columns, info, aliases)
 
 
 def aliases_of(selected: SourceTable, settings: Any, compatibility: str) -> dict[str, str]:
     """Return slots and aliases of the output (0.3); all other aliases of the input are dropped."""
-    aliases = {slot: _slot_target(selected, slot) for slot in COPIED_SLOTS}
+    aliases = {
+        slot: getattr(settings.slots, field, None) or _slot_target(selected, slot)
+        for slot, field in COPIED_SLOTS.items()
+    }
     for slot, field in OWN_SLOTS.items():
         target = getattr(settings.slots, field, None)
         if target is not None:
@@ -165,24 +170,25 @@ def expand_aliases(table: SourceTable, *, alias_columns: bool = True) -> SourceT
     return SourceTable(columns, info, {})
 
 
-def _aliased_names(name: str, aliases: dict[str, str]) -> list[str]:
+def _aliased_names(name: str, aliases: Mapping[str, str]) -> list[str]:
     """Return the names under which aliases show a column, in ASCII order of the aliases."""
     return [
         alias + name[len(target) :] for alias, target in sorted(aliases.items()) if name.startswith(target)
     ]
 
 
-def _copied_columns(selected: SourceTable) -> tuple[dict[str, Any], dict[str, ColumnInfo]]:
+def _copied_columns(
+    selected: SourceTable, slots: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, ColumnInfo]]:
     """Return the columns taken over from the input (0.2 steps 1-4), in output order.
 
     The centroid's flags come along only through an alias of the aperture fluxes that points to them [M-Q1].
     """
     names = [_require(selected, name) for name in MINIMAL]
-    for slot in COPIED_SLOTS:
-        _slot_target(selected, slot)
-    names += [_require(selected, f"slot_Centroid_{axis}") for axis in ("x", "y")]
+    names += [_require(selected, f"{slots['slot_Centroid']}_{axis}") for axis in ("x", "y")]
+    aliases = {**selected.aliases, **{slot: slots[slot] for slot in COPIED_SLOTS}}
     for pattern in COPIED_GLOBS:
-        names += [name for name in selected if _matches(name, selected.aliases, pattern)]
+        names += [name for name in selected if _matches(name, aliases, pattern)]
     names = list(dict.fromkeys(names))
     return (
         {name: selected.columns[name].copy() for name in names},
@@ -190,7 +196,7 @@ def _copied_columns(selected: SourceTable) -> tuple[dict[str, Any], dict[str, Co
     )
 
 
-def _matches(name: str, aliases: dict[str, str], pattern: str) -> bool:
+def _matches(name: str, aliases: Mapping[str, str], pattern: str) -> bool:
     return any(fnmatchcase(shown, pattern) for shown in (name, *_aliased_names(name, aliases)))
 
 

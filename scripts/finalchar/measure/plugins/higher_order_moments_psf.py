@@ -47,8 +47,8 @@ class Plugin(PerStarPlugin[Settings]):
         xx, yy, xy = (float(table[f"{MOMENTS}_{axes}"][star]) for axes in ("xx", "yy", "xy"))
         values = hsm.higher_order_moments(
             kernel,
-            x=np.arange(kernel.shape[1]) - float(kernel.shape[1] // 2),
-            y=np.arange(kernel.shape[0]) - float(kernel.shape[0] // 2),
+            x=np.arange(kernel.shape[1], dtype=np.float64) - kernel.shape[1] // 2,
+            y=np.arange(kernel.shape[0], dtype=np.float64) - kernel.shape[0] // 2,
             moments=(xx, yy, xy),
             orders=self._orders(),
         )

@@ -43,8 +43,8 @@ class Plugin(PerStarPlugin[Settings]):
         xx, yy, xy = (float(table[f"{MOMENTS}_{axes}"][star]) for axes in ("xx", "yy", "xy"))
         values = hsm.higher_order_moments(
             stamp.image,
-            x=np.arange(box.min_x, box.max_x + 1) - x,
-            y=np.arange(box.min_y, box.max_y + 1) - y,
+            x=np.arange(box.min_x, box.max_x + 1, dtype=np.float64) - x,
+            y=np.arange(box.min_y, box.max_y + 1, dtype=np.float64) - y,
             moments=(xx, yy, xy),
             orders=self._orders(),
             bad=stamp.bad,
