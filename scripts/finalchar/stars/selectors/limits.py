@@ -219,7 +219,8 @@ def select_signal_to_noise(table: Any, settings: Any) -> BoolArray:
     """Limit a signal-to-noise ratio, formed in the columns' own precision; an undefined one fails."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         ratio = column(table, settings.fluxField) / column(table, settings.errField)
-    return ~implied_flag(table, settings.fluxField) & ~np.isnan(ratio) & within(ratio, settings)
+    undefined = implied_flag(table, settings.fluxField) | np.isnan(ratio)
+    return np.asarray(~undefined & within(ratio, settings))
 
 
 def select_magnitude_error(table: Any, settings: Any) -> BoolArray:
@@ -249,7 +250,8 @@ def select_isolated(table: Any, settings: Any) -> BoolArray:
 
 def select_finite_ra_dec(table: Any, settings: Any) -> BoolArray:
     """Sources with finite position on the sky."""
-    return np.isfinite(column(table, settings.raColName)) & np.isfinite(column(table, settings.decColName))
+    ra, dec = column(table, settings.raColName), column(table, settings.decColName)
+    return np.asarray(np.isfinite(ra) & np.isfinite(dec))
 
 
 def select_primary(table: Any, settings: Any) -> BoolArray:
