@@ -20,7 +20,7 @@ COMMANDS = {
 # What `snakemake --lint` finds and we keep, each with its reason.
 ACCEPTED_LINTS = {
     "No log directive defined": "only for rules without a job of their own (all, the gate)",
-    "Specify a conda environment or container for each rule.": "one environment for all rules, envs/ or .venv",
+    "Specify a conda environment or container for each rule.": "one for all rules",
 }
 
 

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     """Install what is missing and say so in one line."""
     if sys.version_info < OLDEST:
         sys.exit(
-            f"finalchar needs Python 3.11 or newer; this is {sys.version.split()[0]} (make PYTHON=python3.12)."
+            f"finalchar needs Python 3.11 or newer, not {sys.version.split()[0]}: make PYTHON=python3.12."
         )
     files = [ROOT / "envs" / "requirements.txt"]
     if "--dev" in arguments:
