@@ -443,7 +443,10 @@ def table_hdu(table: AfwTable, *, archive_hdu: int | None = None) -> bytes:
     cards.append(Card("AFW_TABLE_VERSION", 3))
     if table.afw_type:
         kind = table.afw_type.capitalize()
-        cards.append(Card("AFW_TYPE", table.afw_type, f"Tells lsst::afw to load this as a {kind} table."))
+        article = "an" if kind == "Exposure" else "a"
+        cards.append(
+            Card("AFW_TYPE", table.afw_type, f"Tells lsst::afw to load this as {article} {kind} table.")
+        )
     cards += _exposure_version(table)
     return header_bytes(cards) + data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
 
@@ -515,7 +518,7 @@ def _encode_column(f: Field, values: Column, heap: bytearray) -> npt.NDArray[np.
         if encoded.dtype.itemsize > f.length:
             raise ValueError(f"column {f.name!r} has a text longer than its {f.length} bytes")
         stored: Column = encoded.astype(f"S{f.length}")
-        return np.frombuffer(stored.tobytes(), np.uint8).reshape(rows, f.length if rows else f.length)
+        return np.frombuffer(stored.tobytes(), np.uint8).reshape(rows, f.length)
     if f.code == "I":
         values = (values.astype(np.int32) - 32768).astype(np.int16)
     stored = np.ascontiguousarray(values, dtype=_DTYPES[f.code]).reshape(rows, f.length)

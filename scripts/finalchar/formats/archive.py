@@ -258,6 +258,10 @@ class ArchiveWriter:
         self._last += 1
         return self._last
 
+    def open_table(self, fields: tuple[Field, ...]) -> None:
+        """Give the table of this schema its number now, before the tables of parts that are added first."""
+        self._tables.setdefault(tuple(f.storage for f in fields), _DataTable(fields))
+
     def add(
         self, name: str, module: str, catalogues: Sequence[AfwTable], object_id: int | None = None
     ) -> int:

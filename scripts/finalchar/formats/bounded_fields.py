@@ -149,25 +149,28 @@ def read_ap_corr_map(name: str, catalogues: Sequence[AfwTable], archive: Archive
 # --------------------------------------------------------------------------------------------- writing
 
 
-def add_ap_corr_map(writer: ArchiveWriter, ap_corr_map: Mapping[str, ChebyshevField]) -> int:
-    """Add an aperture-correction map to an archive and return its id (specification 8.3)."""
+def add_ap_corr_map(writer: ArchiveWriter, ap_corr_map: Mapping[str, BoundedField]) -> int:
+    """Add an aperture-correction map of Chebyshev fields to an archive and return its id (8.3)."""
     from finalchar.formats.afw_table import AfwTable, Field
 
-    map_id = writer.new_id()
-    names = sorted(ap_corr_map)
-    ids = [add_chebyshev_field(writer, ap_corr_map[name]) for name in names]
     fields = (
         Field("name", "A", "String", 64, doc="name of the aperture correction"),
         Field("field", "J", doc="archive ID of the BoundedField object"),
     )
+    writer.open_table(fields)
+    map_id = writer.new_id()
+    names = sorted(ap_corr_map)
+    ids = [add_chebyshev_field(writer, ap_corr_map[name]) for name in names]
     columns = {"name": np.array(names, dtype="U64"), "field": np.array(ids, dtype=np.int32)}
     return writer.add("ApCorrMap", "lsst.afw.image", [AfwTable(fields, columns)], map_id)
 
 
-def add_chebyshev_field(writer: ArchiveWriter, field: ChebyshevField) -> int:
+def add_chebyshev_field(writer: ArchiveWriter, field: BoundedField) -> int:
     """Add one Chebyshev field to an archive and return its id."""
     from finalchar.formats.afw_table import AfwTable, Field
 
+    if not isinstance(field, ChebyshevField):
+        raise TypeError(f"a field of type {type(field).__name__} cannot be stored, only a ChebyshevField")
     number = field.coefficients.size
     fields = (
         Field("order_x", "J", doc="maximum Chebyshev function order in x"),

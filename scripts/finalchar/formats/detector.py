@@ -1,4 +1,4 @@
-"""Detector geometry: amplifiers, gains, and the tree of transforms between camera systems (specification 5)."""
+"""Detector geometry: amplifiers, gains, and the tree of camera transforms (file-format specification 5)."""
 
 from __future__ import annotations
 

@@ -137,6 +137,13 @@ class FitsFile:
                 raise InputError(f"{self.path} has {len(self._hdus)} HDUs, HDU {number} is missing")
         return self._hdus[number]
 
+    def find(self, name: str) -> Hdu | None:
+        """Return the first HDU of this EXTNAME, None if there is none."""
+        for number in range(len(self)):
+            if self.hdu(number).header.text("EXTNAME") == name:
+                return self.hdu(number)
+        return None
+
     def __len__(self) -> int:
         while self._scan_next():
             pass
@@ -276,7 +283,7 @@ def _format_card(card: Card) -> str:
     head = f"{card.keyword:<8}= " if short and card.keyword.isupper() else f"HIERARCH {card.keyword} = "
     if isinstance(card.value, str):
         return _format_string(head, card.value, card.comment)
-    image = head + _format_scalar(card.value).rjust(20 if short else 0)
+    image = head + _format_scalar(card.value).rjust(30 - len(head))
     if len(image) > _CARD:
         raise ValueError(f"header card {card.keyword} does not fit into 80 characters")
     return _with_comment(image, card.comment)

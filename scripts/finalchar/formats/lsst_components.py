@@ -1,4 +1,4 @@
-"""Small archive objects of LSST exposures: filter, polygon, visit information (specification 1.6, 6.4, 6.5)."""
+"""Filter, polygon and visit information of LSST exposures (file-format specification 1.6, 6.4, 6.5)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Parquet tables as the LSST butler writes them (storage class ArrowAstropy, specification 10).
 
-64-bit integers stay what they are: a null in an integer or bool column is refused by name, never turned into a
-floating-point number.  Units and descriptions stand in the metadata, so that astropy reads them back.
+64-bit integers stay what they are: a null in an integer or bool column is refused by name, never turned
+into a floating-point number.  Units and descriptions stand in the metadata, so that astropy reads them back.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def read_columns(
     Returns
     -------
     SourceTable
-        Native numpy columns: integers and bools exact, text as ``U``, fixed-size lists as (n, ...) arrays; null
-        floats are NaN and null texts ''.
+        Native numpy columns: integers and bools exact, text as ``U``, fixed-size lists as (n, ...) arrays;
+        null floats are NaN and null texts ''.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def _to_numpy(path: object, name: str, column: Any, metadata: Mapping[str, str])
         return np.full(len(array), np.nan)
     if array.null_count and not pa.types.is_floating(kind):
         raise InputError(
-            f"{path}: column {name!r} has {array.null_count} nulls, which {kind} cannot express; fill or drop the rows"
+            f"{path}: column {name!r} has {array.null_count} nulls, which {kind} cannot express; drop these rows"
         )
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return np.array(array.to_pylist(), dtype="S")
@@ -239,7 +239,7 @@ def _schema_metadata(table: SourceTable, meta: Mapping[str, str | int | float]) 
         if values.dtype.kind in "US":
             length = values.dtype.itemsize // (4 if values.dtype.kind == "U" else 1)
             metadata[f"lsst::arrow::len::{name}"] = metadata[f"table::len::{name}"] = str(length)
-        if values.ndim > 2 or (values.ndim == 2):
+        if values.ndim > 1:
             metadata[f"lsst::arrow::shape::{name}"] = str(tuple(values.shape[1:]))
     metadata["table_meta_yaml"] = _yaml_header(table, meta)
     return metadata

@@ -19,7 +19,7 @@ from finalchar.errors import InputError, PsfError
 
 if TYPE_CHECKING:
     from finalchar.formats.afw_table import AfwTable
-    from finalchar.formats.archive import Archive, ArchiveWriter
+    from finalchar.formats.archive import Archive
 
 __all__ = [
     "AnalyticKernel",
@@ -35,14 +35,12 @@ __all__ = [
     "PolynomialFunction",
     "PsfexPsf",
     "StoredPsf",
-    "add_psf",
     "dumps_piff",
     "loads_piff",
     "read_stored_psf",
 ]
 
 FloatArray = npt.NDArray[np.float64]
-PIFF_MODULE = "lsst.meas.extensions.piff.piffPsf"
 
 # ------------------------------------------------------------------------------------ what can be stored
 
