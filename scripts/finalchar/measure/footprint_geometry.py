@@ -14,6 +14,7 @@ __all__ = [
     "FootprintBoxes",
     "FootprintPixels",
     "count_shared_pixels",
+    "has_many_peaks",
     "list_pixels",
     "measure_boxes",
     "select_footprints",
@@ -149,3 +150,12 @@ def count_shared_pixels(footprints: Footprints, stars: IntArray) -> IntArray:
     known = stars >= 0
     result[known] = shared[stars[known]]
     return result
+
+
+def has_many_peaks(footprints: Footprints, stars: IntArray) -> npt.NDArray[np.bool_]:
+    """Return whether a star's own, not deblended footprint has more than one peak.
+
+    Such a footprint is put back as a whole: light of the other peaks is measured with the star.
+    """
+    many = (np.diff(footprints.peak_offset) > 1) & ~footprints.heavy
+    return np.append(many, False)[stars]  # index -1, no footprint, takes the last element

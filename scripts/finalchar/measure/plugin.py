@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
 from finalchar.config_base import Section
-from finalchar.errors import FinalcharError, MeasurementError
+from finalchar.errors import FinalcharError
 from finalchar.formats.sources import SourceTable
 
 if TYPE_CHECKING:
@@ -124,11 +124,12 @@ class MeasurementPlugin(Generic[S]):
 
     @contextmanager
     def failures(self, table: SourceTable, star: int) -> Iterator[None]:
-        """Turn an error into flags of one star (1.1); values written before stay."""
+        """Turn an error into flags of one star (1.1); values written before stay.
+
+        Errors of memory and those meant for the user concern the whole detector and pass through.
+        """
         try:
             yield
-        except (MemoryError, MeasurementError):
-            raise
         except StarError as error:
             self._set_flag(table, star, "flag")
             if error.flag is not None:
@@ -136,6 +137,8 @@ class MeasurementPlugin(Generic[S]):
         except InvalidPsfError:
             table.columns[INVALID_PSF_FLAG][star] = True
             self._set_flag(table, star, "flag")
+        except (MemoryError, FinalcharError):
+            raise
         except Exception as error:
             logger.debug("%s of row %d failed: %s", self.name, star, error)
             self._set_flag(table, star, "flag")

@@ -52,9 +52,16 @@ def run_measurement(
 
     Raises
     ------
+    InputError
+        If the exposure lacks a mask plane that a plugin needs.
     MeasurementError
         If the detector as a whole cannot be measured.
     """
+    active = active_plugins(settings, compatibility)
+    for plugin in active:
+        exposure.mask_bits(getattr(plugin.settings, "badMaskPlanes", []))  # all planes are known, or an error
+    if not len(table):
+        return table
     footprint_index = select_footprints(footprints, table["id"])
     context = make_context(
         exposure=exposure,
@@ -66,7 +73,7 @@ def run_measurement(
         slots=settings.slots,
         compatibility=compatibility,
     )
-    for plugin in active_plugins(settings, compatibility):
+    for plugin in active:
         if plugin.settings.doMeasure:
             plugin.measure(context, table)
     return table

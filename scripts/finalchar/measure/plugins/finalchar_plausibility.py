@@ -14,7 +14,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
-from finalchar.measure.footprint_geometry import count_shared_pixels
+from finalchar.measure.footprint_geometry import count_shared_pixels, has_many_peaks
 from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
 
 NAME = "finalchar_Plausibility"
@@ -47,9 +47,9 @@ class Plugin(MeasurementPlugin[Settings]):
             flag(f"{NAME}_flag", "Some check failed: leave the star out of statistics of residuals"),
             flag(f"{NAME}_flag_noMoments", "The moments of the star are not finite or failed"),
             flag(f"{NAME}_flag_displaced", "The moments ran away from the star, probably to a neighbour"),
-            flag(f"{NAME}_flag_maskedCore", "Too much of the star's core is bad, missing or off the image"),
+            flag(f"{NAME}_flag_maskedCore", "Too much of the star's light or its peak is on bad pixels"),
             flag(f"{NAME}_flag_noFootprint", "The star has no footprint: it was not replaced by noise"),
-            flag(f"{NAME}_flag_sharedFootprint", "Pixels of the star belong to another footprint, too"),
+            flag(f"{NAME}_flag_sharedFootprint", "The star's footprint holds pixels or peaks of others, too"),
         ]
 
     def measure(self, context: MeasurementContext, table: SourceTable) -> None:
@@ -76,30 +76,32 @@ class Plugin(MeasurementPlugin[Settings]):
 
     def _check_core(self, context: MeasurementContext, table: SourceTable) -> None:
         fraction = self.column(table, "maskedFraction")
+        centre_lost = np.zeros(len(table), dtype=bool)
         for star in range(len(table)):
             if context.psf_images.valid[star]:
-                fraction[star] = _masked_light(context, star)
+                fraction[star], centre_lost[star] = _masked_light(context, star)
         with np.errstate(invalid="ignore"):
-            good = fraction <= self.settings.maxMaskedFraction
+            good = (fraction <= self.settings.maxMaskedFraction) & ~centre_lost
         self.column(table, "flag_maskedCore")[:] = ~good
 
     def _check_ownership(self, context: MeasurementContext, table: SourceTable) -> None:
         index = context.footprint_index
-        owned = (index >= 0) & (context.footprint_boxes.area[index] > 0)
-        self.column(table, "flag_noFootprint")[:] = ~owned
-        shared = count_shared_pixels(context.footprints, index)
-        self.column(table, "flag_sharedFootprint")[:] = shared > 0
+        area = np.append(context.footprint_boxes.area, 0)[index]  # index -1, no footprint, takes the last
+        self.column(table, "flag_noFootprint")[:] = area == 0
+        shared = count_shared_pixels(context.footprints, index) > 0
+        self.column(table, "flag_sharedFootprint")[:] = shared | has_many_peaks(context.footprints, index)
 
 
-def _masked_light(context: MeasurementContext, star: int) -> float:
-    """Return the part of the PSF's light that falls on bad pixels or outside the image."""
+def _masked_light(context: MeasurementContext, star: int) -> tuple[float, bool]:
+    """Return the part of the PSF's light on bad pixels or off the image, and whether its peak is there."""
     psf = np.abs(context.psf_images[star])
     x0, y0 = int(context.psf_images.x0[star]), int(context.psf_images.y0[star])
+    good = np.zeros(psf.shape, dtype=bool)
     box = clip_box(Box(x0, y0, x0 + psf.shape[1] - 1, y0 + psf.shape[0] - 1), context.exposure.box)
-    if box is None:
-        return 1.0
-    part = psf[box.min_y - y0 : box.max_y - y0 + 1, box.min_x - x0 : box.max_x - x0 + 1]
-    return 1.0 - float(part[_good_pixels(context, star, box)].sum() / psf.sum())
+    if box is not None:
+        inside = (slice(box.min_y - y0, box.max_y - y0 + 1), slice(box.min_x - x0, box.max_x - x0 + 1))
+        good[inside] = _good_pixels(context, star, box)
+    return float(psf[~good].sum() / psf.sum()), not good.flat[psf.argmax()]
 
 
 def _good_pixels(context: MeasurementContext, star: int, box: Box) -> npt.NDArray[np.bool_]:
