@@ -109,6 +109,7 @@ def write_exposure(
         What to write.
     compression : {"none", "lossless", "lossy"}
         Plain images; GZIP_2; or RICE_1 of quantised image and variance (step sigma/16) with a GZIP_2 mask.
+        A plane without scatter is stored lossless.
     """
     writer = ArchiveWriter()
     ids = {
@@ -158,14 +159,12 @@ def _image_cards(name: str, parts: ExposureParts) -> list[Card]:
     return cards
 
 
-def _image_hdu(
-    name: str, array: npt.NDArray[Any], parts: ExposureParts, compression: Compression
-) -> bytes:
+def _image_hdu(name: str, array: npt.NDArray[Any], parts: ExposureParts, compression: Compression) -> bytes:
     cards = _image_cards(name, parts)
     if compression == "none":
         return _plain_hdu(array, cards)
-    if compression == "lossy" and name != "MASK":
-        step = _quantisation_step(array, parts)
+    step = _quantisation_step(array, parts) if compression == "lossy" and name != "MASK" else 0.0
+    if step > 0.0:
         cards.append(Card("UZSCALE", step))
         seed = 1 + (parts.camera.number * 97 + int(parts.visit_cards.get("EXPID", 0))) % 9999
         # A negative level is the quantisation step itself instead of a fraction of the noise.
@@ -230,7 +229,8 @@ def _one_row(fields: Sequence[Field], *values: Any) -> AfwTable:
 
 
 def _add_sky_wcs(writer: ArchiveWriter, parts: ExposureParts) -> int:
-    images = [header_bytes([Card(keyword, value)])[:80].decode() for keyword, value in parts.wcs_cards.items()]
+    cards = [Card(keyword, value) for keyword, value in parts.wcs_cards.items()]
+    images = [header_bytes([card])[:80].decode() for card in cards]
     wcs = sky_wcs_from_cards(images, x0=parts.box.min_x, y0=parts.box.min_y)
     fields = (Field("wcs", "B", "Array", 0, doc="wcs string representation"),)
     return writer.add("SkyWcs", "lsst.afw.geom", [_one_row(fields, stored_sky_wcs(wcs))])
@@ -375,18 +375,14 @@ def _add_transform_map(writer: ArchiveWriter, camera: CameraGeometry) -> int:
     ]
     names = ("fromSysName", "fromSysDetectorName", "toSysName", "toSysDetectorName")
     fields = (*(Field(name, "A", "String", 0) for name in names), Field("transform", "J"))
-    bytes_field = (Field("bytes", "B", "Array", 0, doc="a bytestring containing the output of Transform.writeString"),)
+    bytes_field = (Field("bytes", "B", "Array", 0, doc="output of Transform.writeString"),)
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.array([connection[k] for connection in connections], dtype=object)
         for k, name in enumerate(names)
     }
-    columns["transform"] = np.array(
-        [
-            writer.add("TransformPoint2ToPoint2", "lsst.afw.geom", [_one_row(bytes_field, stored_transform(c[4]))])
-            for c in connections
-        ],
-        dtype=np.int32,
-    )
+    tables = [_one_row(bytes_field, stored_transform(connection[4])) for connection in connections]
+    ids = [writer.add("TransformPoint2ToPoint2", "lsst.afw.geom", [table]) for table in tables]
+    columns["transform"] = np.array(ids, dtype=np.int32)
     return writer.add("TransformMap", "lsst.afw.cameraGeom", [AfwTable(fields, columns)], map_id)
 
 
@@ -400,7 +396,14 @@ def _cubic_map(scale: float, distortion: float) -> Any:
 
     bend = scale * distortion
     coefficients = np.array(
-        [[scale, 1, 1, 0], [bend, 1, 3, 0], [bend, 1, 1, 2], [scale, 2, 0, 1], [bend, 2, 2, 1], [bend, 2, 0, 3]]
+        [
+            [scale, 1, 1, 0],
+            [bend, 1, 3, 0],
+            [bend, 1, 1, 2],
+            [scale, 2, 0, 1],
+            [bend, 2, 2, 1],
+            [bend, 2, 0, 3],
+        ]
     )
     return Ast.PolyMap(coefficients, None, "IterInverse=1,NiterInverse=30,TolInverse=1e-12")
 

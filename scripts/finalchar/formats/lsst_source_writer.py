@@ -91,9 +91,7 @@ def _add_footprint(writer: ArchiveWriter, index: int, footprints: Footprints, ex
     """Add one footprint (heavy if it has pixels of its own) and return its archive id."""
     footprint_id = writer.new_id()
     y, x0, x1 = footprints.spans(index)
-    span_id = writer.add(
-        "SpanSet", "lsst.afw.geom", [AfwTable(_SPAN_FIELDS, {"y": y, "x0": x0, "x1": x1})]
-    )
+    span_id = writer.add("SpanSet", "lsst.afw.geom", [AfwTable(_SPAN_FIELDS, {"y": y, "x0": x0, "x1": x1})])
     head = AfwTable(_SPAN_SET_FIELDS, {"id": np.array([span_id], dtype=np.int32)})
     catalogues = [head, _peak_table(index, footprints, extras)]
     heavy = bool(footprints.heavy[index])

@@ -13,7 +13,7 @@ def make_survey(
     kind: Literal["demo", "micro"],
     folder: Path | str,
     seed: int | None = None,
-    report: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = print,
 ) -> None:
     """Simulate the survey `kind` and write it to `folder`; the same bytes every time.
 
@@ -26,8 +26,8 @@ def make_survey(
         Where to write exposures, source catalogues, tract tables, sheets, ``config.yaml`` and truth.
     seed : int, optional
         Another seed gives another sky and noise.
-    report : callable, optional
-        Gets progress lines.
+    report : callable or None
+        Gets progress lines, one per detector and tract.
     """
     from finalchar.simulate.survey import DEFAULT_SEED, write_survey
 

@@ -137,9 +137,7 @@ def associate(catalogues: list[DetectorSources], sky: Sky, plan: SkyPlan) -> dic
     ra, dec, primary = _mean_positions(columns, member, len(rows))
     alone = _isolated(ra, dec)
     result = {}
-    for tract, inside in zip(
-        plan.tracts, (ra < plan.boundary_ra, ra >= plan.boundary_ra), strict=True
-    ):
+    for tract, inside in zip(plan.tracts, (ra < plan.boundary_ra, ra >= plan.boundary_ra), strict=True):
         keep = np.flatnonzero(inside & alone)
         result[tract] = _tract_tables(tract, keep, rows, ra, dec, primary, columns, member)
     return result
@@ -148,7 +146,8 @@ def associate(catalogues: list[DetectorSources], sky: Sky, plan: SkyPlan) -> dic
 def _stack_sources(catalogues: list[DetectorSources], sky: Sky) -> tuple[Columns, IntArray]:
     """Return the columns of all selected sources and their objects."""
     parts: list[Columns] = []
-    objects, row_in_visit = [], {}
+    objects: list[IntArray] = []
+    row_in_visit: dict[int, int] = {}
     for sources in catalogues:
         start = row_in_visit.get(sources.visit, 0)
         row_in_visit[sources.visit] = start + len(sources.table)
@@ -234,7 +233,10 @@ def _slices(star: IntArray, rank: IntArray, number: int) -> Columns:
     np.add.at(counts, (star, rank), 1)
     ends = np.cumsum(counts.ravel()).reshape(counts.shape)
     starts = (ends - counts).astype(np.int32)
-    columns: Columns = {"source_cat_index": starts[:, 0].copy(), "nsource": counts.sum(axis=1).astype(np.int32)}
+    columns: Columns = {
+        "source_cat_index": starts[:, 0].copy(),
+        "nsource": counts.sum(axis=1).astype(np.int32),
+    }
     for index, band in enumerate(BAND_ORDER):
         columns[f"source_cat_index_{band}"] = starts[:, index].copy()
         columns[f"nsource_{band}"] = counts[:, index].copy()

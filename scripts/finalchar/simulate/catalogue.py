@@ -135,9 +135,13 @@ def _add_identity(
     columns.add("coord_ra", np.radians(ra), "rad", "position in ra/dec")
     columns.add("coord_dec", np.radians(dec), "rad", "position in ra/dec")
     columns.add("parent", footprints.parent, "", "unique ID of parent source")
-    columns.add("deblend_nChild", detections.n_child, "", "Number of children this object has (defaults to 0)")
+    columns.add(
+        "deblend_nChild", detections.n_child, "", "Number of children this object has (defaults to 0)"
+    )
     n_peaks = np.diff(footprints.peak_offset).astype(np.int32)
-    columns.add("deblend_nPeaks", np.where(n_peaks > 1, n_peaks, 0).astype(np.int32), "", "Peaks in the blend")
+    columns.add(
+        "deblend_nPeaks", np.where(n_peaks > 1, n_peaks, 0).astype(np.int32), "", "Peaks in the blend"
+    )
 
 
 def _add_centroids(columns: _Columns, x: FloatArray, y: FloatArray, lost: BoolArray) -> None:
@@ -172,7 +176,9 @@ def _add_shapes(columns: _Columns, moments: photometry.Moments, psf: tuple[Float
         "",
         "Measure of being a galaxy based on trace of second order moments",
     )
-    columns.add("base_ClassificationSizeExtendedness_flag", moments.flag, "", "Moments-based classification failed")
+    columns.add(
+        "base_ClassificationSizeExtendedness_flag", moments.flag, "", "Moments-based classification failed"
+    )
 
 
 def _psf_moments(
@@ -200,7 +206,9 @@ def _add_apertures(
         columns.add_flux(name, flux, f"instFlux within {radius:f}-pixel aperture")
         truncated = _near_edge(planes, x, y, radius)
         columns.add(f"{name}_flag", truncated, "", "General Failure Flag")
-        columns.add(f"{name}_flag_apertureTruncated", truncated, "", "aperture did not fit within measurement image")
+        columns.add(
+            f"{name}_flag_apertureTruncated", truncated, "", "aperture did not fit within measurement image"
+        )
 
 
 def _near_edge(planes: Planes, x: FloatArray, y: FloatArray, distance: float) -> BoolArray:
@@ -251,7 +259,9 @@ def _add_flux(
     columns.add(f"{name}_flag", flag, "", "General Failure Flag")
 
 
-def _compensated_tophat(stamps: photometry.Stamps, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _compensated_tophat(
+    stamps: photometry.Stamps, x: FloatArray, y: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """Aperture minus scaled annulus (measurement specification 12.5)."""
     inner = photometry.aperture_flux(stamps, x=x, y=y, radius=TOPHAT_RADIUS)
     outer = photometry.aperture_flux(stamps, x=x, y=y, radius=TOPHAT_RADIUS * TOPHAT_OUTER)
@@ -290,7 +300,9 @@ def _add_pixel_flags(
     box = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))[row, column].reshape(len(x), 9)
     some, every = np.bitwise_or.reduce(box, axis=1), np.bitwise_and.reduce(box, axis=1)
     columns.add("base_PixelFlags_flag", np.zeros(len(x), dtype=bool), "", "General failure flag")
-    columns.add("base_PixelFlags_flag_offimage", _near_edge(planes, x, y, 0.0), "", "Source center is off image")
+    columns.add(
+        "base_PixelFlags_flag_offimage", _near_edge(planes, x, y, 0.0), "", "Source center is off image"
+    )
     for suffix, bits, where in (
         ("", anywhere, "in the Source footprint"),
         ("Center", some, "in the 3x3 region around the centroid"),
@@ -322,6 +334,8 @@ def _add_first_psf_flags(columns: _Columns) -> None:
         clean &= ~table[f"base_PixelFlags_flag_{name}"]
     chosen = clean & (table["base_PsfFlux_instFlux"] > 50.0 * table["base_PsfFlux_instFluxErr"])
     none = np.zeros(len(chosen), dtype=bool)
-    columns.add("calib_psf_candidate", chosen, "", "Flag set if the source was a candidate for PSF determination")
+    columns.add(
+        "calib_psf_candidate", chosen, "", "Flag set if the source was a candidate for PSF determination"
+    )
     columns.add("calib_psf_used", chosen, "", "Flag set if the source was used for PSF determination")
     columns.add("calib_psf_reserved", none, "", "set if source was reserved from PSF determination")

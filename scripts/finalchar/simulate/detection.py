@@ -86,13 +86,12 @@ def _label_regions(significance: FloatArray, psf_sigma: float) -> tuple[npt.NDAr
     from scipy import ndimage
 
     radius = round(GROW_SIGMA * psf_sigma)
-    grid = np.arange(-radius, radius + 1)
-    disk = grid[:, None] ** 2 + grid[None, :] ** 2 <= radius**2
     seeds, n_seeds = ndimage.label(significance > DETECTION_SIGMA)
     height = ndimage.maximum(significance, seeds, np.arange(n_seeds + 1))
     strong = (np.asarray(height) > PEAK_SIGMA) & (np.arange(n_seeds + 1) > 0)
-    grown = ndimage.distance_transform_edt(~strong[seeds]) <= radius + 0.5 if strong.any() else strong[seeds]
-    del disk
+    grown = strong[seeds]
+    if grown.any():
+        grown = ndimage.distance_transform_edt(~grown) <= radius + 0.5
     labels, n_labels = ndimage.label(grown)
     return labels, np.arange(1, n_labels + 1)
 
@@ -140,13 +139,8 @@ def _deblend(
     inside = np.zeros((np.ptp(parent.y) + 1, np.ptp(parent.x) + 1), dtype=np.float32)
     y, x = parent.y - parent.y.min(), parent.x - parent.x.min()
     inside[y, x] = values
-    templates = []
-    for peak in parent.peaks:
-        mirror_y = 2 * (peak_y[peak] - parent.y.min()) - y
-        mirror_x = 2 * (peak_x[peak] - parent.x.min()) - x
-        exists = (mirror_y >= 0) & (mirror_y < inside.shape[0]) & (mirror_x >= 0) & (mirror_x < inside.shape[1])
-        mirrored = np.where(exists, inside[mirror_y.clip(0, inside.shape[0] - 1), mirror_x.clip(0, inside.shape[1] - 1)], 0)
-        templates.append(np.maximum(np.minimum(values, mirrored), 0.0))
+    bottom, left = parent.y.min(), parent.x.min()
+    templates = [_template(inside, y, x, peak_y[peak] - bottom, peak_x[peak] - left) for peak in parent.peaks]
     total = np.sum(templates, axis=0)
     children = []
     for peak, template in zip(parent.peaks, templates, strict=True):
@@ -154,6 +148,17 @@ def _deblend(
         share = (values[belongs] * template[belongs] / total[belongs]).astype(np.float32)
         children.append(_Region(parent.y[belongs], parent.x[belongs], np.array([peak]), index, share))
     return children
+
+
+def _template(
+    inside: npt.NDArray[np.float32], y: IntArray, x: IntArray, peak_y: int, peak_x: int
+) -> npt.NDArray[np.float32]:
+    """Return the lesser of each pixel and its mirror image about the peak, at least 0."""
+    mirror_y, mirror_x = 2 * peak_y - y, 2 * peak_x - x
+    height, width = inside.shape
+    exists = (mirror_y >= 0) & (mirror_y < height) & (mirror_x >= 0) & (mirror_x < width)
+    mirrored = inside[mirror_y.clip(0, height - 1), mirror_x.clip(0, width - 1)]
+    return np.maximum(np.minimum(inside[y, x], np.where(exists, mirrored, 0.0)), 0.0)
 
 
 def _pack(

@@ -65,9 +65,7 @@ def _moffat() -> galsim.GSObject:
     return galsim.Moffat(beta=MOFFAT_BETA, fwhm=1.0)
 
 
-def make_psf(
-    camera: CameraPlan, visit: VisitPlan, seed: int, *, origin_x: float, origin_y: float
-) -> TruePsf:
+def make_psf(camera: CameraPlan, visit: VisitPlan, seed: int, *, origin_x: float, origin_y: float) -> TruePsf:
     """Draw the PSF of a visit; the origin is the boresight's place in the detector's pixels."""
     draw = stream(seed, "psf", visit.visit)
     amplitude = np.array([[0.0, 0.02, 0.02, 0.02, 0.01, 0.02], [0.02, 0.02, 0.02, 0.015, 0.015, 0.015]])

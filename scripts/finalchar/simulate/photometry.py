@@ -74,8 +74,8 @@ def cut_stamps(planes: Planes, footprints: Footprints) -> Stamps:
     y0 = footprints.peak_y[first].astype(np.int64) - HALF
     image = np.nan_to_num(planes.image, nan=0.0)
     empty = image.copy()
-    for index in np.flatnonzero(footprints.parent == 0):
-        empty[footprints.pixels(int(index))] = 0.0
+    for index in np.flatnonzero(footprints.parent == 0).tolist():
+        empty[footprints.pixels(index)] = 0.0
     padded = np.pad(empty, HALF)
     variance = np.pad(np.nan_to_num(planes.variance, nan=1.0), HALF, constant_values=1.0)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (SIZE, SIZE))[y0 + HALF, x0 + HALF]
@@ -164,7 +164,8 @@ def measure_moments(stamps: Stamps, *, x: FloatArray, y: FloatArray, psf_sigma: 
                 centroid.y,
             )
     flag = ~np.isfinite(result).all(axis=0)
-    return Moments(*result, flag=flag)
+    xx, yy, xy, centre_x, centre_y = result
+    return Moments(xx, yy, xy, centre_x, centre_y, flag)
 
 
 def gaussian_flux(

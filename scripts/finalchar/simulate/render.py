@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from finalchar.simulate.pointing import DetectorPointing
 from finalchar.simulate.sky import Sky
 from finalchar.simulate.streams import stream
 from finalchar.simulate.surveys import CameraPlan, VisitPlan
+
+if TYPE_CHECKING:
+    import galsim
 
 __all__ = ["MASK_PLANES", "ObjectsOnDetector", "Planes", "find_objects", "mask_bit", "render_detector"]
 
@@ -53,7 +57,7 @@ class Planes:
     mask: MaskArray
     variance: ImageArray
 
-    def set_mask(self, where: npt.NDArray[np.bool_] | tuple[object, ...], *names: str) -> None:
+    def set_mask(self, where: Any, *names: str) -> None:
         """Set planes at a boolean mask or an index."""
         self.mask[where] |= mask_bit(*names)
 
@@ -126,15 +130,15 @@ def _stamp_size(flux: float) -> int:
     return 51 if flux < 3e4 else 81 if flux < 3e5 else 161
 
 
-def _draw_stamp(profile: object, *, x: float, y: float, size: int) -> object:
+def _draw_stamp(profile: galsim.GSObject, *, x: float, y: float, size: int) -> galsim.Image:
     import galsim
 
     left, bottom = int(np.floor(x + 0.5)) - size // 2, int(np.floor(y + 0.5)) - size // 2
     stamp = galsim.ImageF(galsim.BoundsI(left, left + size - 1, bottom, bottom + size - 1))
-    return profile.drawImage(stamp, scale=1.0, center=galsim.PositionD(x, y))  # type: ignore[attr-defined]
+    return profile.drawImage(stamp, scale=1.0, center=galsim.PositionD(x, y))
 
 
-def _galaxy(sky: Sky, row: int, jacobian: FloatArray) -> object:
+def _galaxy(sky: Sky, row: int, jacobian: FloatArray) -> galsim.GSObject:
     """Return an exponential galaxy of unit flux in pixel coordinates."""
     import galsim
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import Box
+from finalchar.formats.fits_file import write_atomically
 from finalchar.formats.lsst_exposure_writer import (
     CameraGeometry,
     Compression,
@@ -94,8 +95,8 @@ def write_survey(
         _write_tract(folder, tract, isolated, sky, seed)
         tell(f"tract {tract}: {len(isolated.object_row)} isolated stars")
     _write_truth(folder, sky, [detector.truth for detector in detectors])
+    _write_text(folder / "config.yaml", _configuration(plan))
     _write_sheets(folder, plan)
-    (folder / "config.yaml").write_text(_configuration(plan), encoding="utf-8")
 
 
 def _simulate_detector(
@@ -317,17 +318,22 @@ def _write_truth(folder: Path, sky: Sky, places: list[Columns]) -> None:
 
 
 def _write_sheets(folder: Path, plan: SurveyPlan) -> None:
+    """Write the sheets, the one of the detectors last: where it is, the survey is complete."""
+    lines = ["tract,isolated_star_cat,isolated_star_sources,fgcm_standard_star"]
+    for tract in plan.sky.tracts:
+        tables = ("isolated_star_cat", "isolated_star_sources", "fgcm_standard_star")
+        lines.append(",".join([str(tract), *(f"{table}_{tract}.parquet" for table in tables)]))
+    _write_text(folder / "tracts.csv", "\n".join(lines) + "\n")
     lines = ["visit,detector,band,exposure,src"]
     for visit in plan.visits:
         for detector in range(plan.camera.n_detectors):
             name = f"{visit.visit}_{detector}.fits"
             lines.append(f"{visit.visit},{detector},{visit.band},calexp_{name},src_{name}")
-    (folder / "detectors.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lines = ["tract,isolated_star_cat,isolated_star_sources,fgcm_standard_star"]
-    for tract in plan.sky.tracts:
-        tables = ("isolated_star_cat", "isolated_star_sources", "fgcm_standard_star")
-        lines.append(",".join([str(tract), *(f"{table}_{tract}.parquet" for table in tables)]))
-    (folder / "tracts.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_text(folder / "detectors.csv", "\n".join(lines) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, [text.encode("utf-8")])
 
 
 def _configuration(plan: SurveyPlan) -> str:
