@@ -273,7 +273,7 @@ class Config(Section):
 
     def to_plain(self) -> dict[str, Any]:
         """All values, defaults included, as nested dictionaries fit for JSON; `Config(**plain)` is back."""
-        return self.model_dump(mode="python")
+        return self.model_dump(mode="python", warnings="none")
 
     def checked(self) -> Config:
         """Validate everything again (lists may have been changed in place) and return a copy."""

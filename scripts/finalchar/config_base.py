@@ -120,9 +120,9 @@ def _wanted(problem: dict[str, Any]) -> str:
     if kind == "less_than":
         return f"less than {context['lt']}"
     if kind in ("too_short", "string_too_short"):
-        return f"at least {context['min_length']} entries"
+        return f"of length {context['min_length']} or more"
     if kind in ("too_long", "string_too_long"):
-        return f"at most {context['max_length']} entries"
+        return f"of length {context['max_length']} or less" if context["max_length"] else "empty"
     return str(problem["msg"])
 
 

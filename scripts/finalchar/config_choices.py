@@ -83,7 +83,7 @@ def _field_with_default(model: type[Section], name: str, value: Any) -> tuple[An
     field.default, field.default_factory = (value, None)
     if isinstance(value, (list, dict)):
         field = _with_factory(field, value)
-    return field.annotation, field
+    return model.model_fields[name].annotation, field
 
 
 def _with_factory(field: FieldInfo, value: Any) -> FieldInfo:
@@ -118,7 +118,7 @@ class ChoiceSection(_Choices):
     @property
     def active(self) -> Section:
         """Settings of the active choice."""
-        return getattr(self, self.name, Section())  # type: ignore[attr-defined, no-any-return]
+        return getattr(self, self.name)  # type: ignore[attr-defined, no-any-return]
 
 
 class PluginSection(_Choices):
@@ -132,7 +132,7 @@ class PluginSection(_Choices):
 
 def refuse_unimplemented(section: type[_Choices], name: str) -> None:
     """Raise `NotYetImplementedError` for a choice that LSST has and the registry has not."""
-    if name in section.KNOWN and name not in section.NAMES and section.NAMES:
+    if name in section.KNOWN and name not in section.NAMES:
         there_are = ", ".join(section.NAMES)
         sentence = f"The {section.KIND} '{name}' is known, but not implemented yet; there are: {there_are}."
         raise NotYetImplementedError(name, sentence)
@@ -141,7 +141,7 @@ def refuse_unimplemented(section: type[_Choices], name: str) -> None:
 def _check_choice(section: type[_Choices], name: str) -> str:
     """Return the name of an existing choice; ValueError with the sentence otherwise."""
     refuse_unimplemented(section, name)
-    if name not in section.NAMES and section.NAMES:
+    if name not in section.NAMES:
         close = nearest(name, section.NAMES)
         hint = f"did you mean '{close}'? There are: " if close else "there are: "
         raise ValueError(f"there is no {section.KIND} '{name}'; {hint}{', '.join(section.NAMES)}.")

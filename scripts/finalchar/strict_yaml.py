@@ -1,6 +1,6 @@
 """YAML without guesses: what a reader of the file sees is what the program gets.
 
-The loader gives only sections (`Mapping`), lists and text (`Scalar`, with its line); it never decides that a
+The loader gives only sections (`Mapping`), lists and text (`Scalar`); it never decides that a
 piece of text is a number, a date or a truth value.  What a value is, is said by the configuration model, and
 `as_number`, `as_truth` and `is_null` are the one set of rules: decimal whole numbers, decimal numbers with an
 optional exponent, ``true``/``false``, and ``null`` or nothing.  So ``1e-3`` is a number where a number is
@@ -24,26 +24,37 @@ _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][-+]?[0-
 
 
 class Scalar(str):
-    """Text of the file with its line number; `quoted` tells whether it stood in quotes."""
+    """Text of the file; `quoted` tells whether it stood in quotes."""
 
-    line: int
     quoted: bool
 
-    def __new__(cls, text: str, *, line: int, quoted: bool) -> Scalar:
-        """Make the text; `line` counts from 1."""
+    def __new__(cls, text: str, *, quoted: bool) -> Scalar:
+        """Make the text."""
         scalar = super().__new__(cls, text)
-        scalar.line = line
         scalar.quoted = quoted
         return scalar
 
 
 class Mapping(dict[str, Any]):
-    """Section of the file; `lines` has the line number of each key, `line` its own."""
+    """Section of the file; `where` says for each key where it stands ("config.yaml, line 3")."""
 
-    def __init__(self, *, line: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.line = line
-        self.lines: dict[str, int] = {}
+        self.where: dict[str, str] = {}
+
+    def put(self, key: str, value: Any, where: str) -> None:
+        """Set a key and where it stands."""
+        self[key] = value
+        self.where[key] = where
+
+    def overlay(self, other: Mapping) -> None:
+        """Let the keys of `other` win, section by section; lists and values are replaced whole."""
+        for key, value in other.items():
+            mine = self.get(key)
+            if isinstance(mine, Mapping) and isinstance(value, Mapping):
+                mine.overlay(value)
+            else:
+                self.put(key, value, other.where[key])
 
 
 def as_number(text: str) -> int | float | None:
@@ -76,7 +87,7 @@ def load_file(path: str | Path) -> Mapping:
         raise ConfigError(f"Configuration file '{path}' cannot be read: {error}.") from None
     tree = load_text(text, source=str(path))
     if isinstance(tree, Scalar) and is_null(tree):
-        return Mapping(line=1)
+        return Mapping()
     if not isinstance(tree, Mapping):
         raise ConfigError(f"Configuration file '{path}' must be a section of keys ('key: value').")
     return tree
@@ -89,7 +100,7 @@ def load_text(text: str, *, source: str) -> Mapping | list[Any] | Scalar:
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}{_where(error)}: {_problem(error)}.") from None
     if node is None:
-        return Scalar("", line=1, quoted=False)
+        return Scalar("", quoted=False)
     return _convert(node, source, ())
 
 
@@ -111,7 +122,7 @@ def _convert(node: yaml.Node, source: str, above: tuple[int, ...]) -> Mapping | 
     if node.tag.removeprefix("tag:yaml.org,2002:") not in standard:
         raise ConfigError(f"{source}, line {line}: the tag '{node.tag}' is not allowed; write a plain value.")
     if isinstance(node, yaml.ScalarNode):
-        return Scalar(node.value, line=line, quoted=node.style is not None)
+        return Scalar(node.value, quoted=node.style is not None)
     above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
         return [_convert(item, source, above) for item in node.value]
@@ -119,7 +130,7 @@ def _convert(node: yaml.Node, source: str, above: tuple[int, ...]) -> Mapping | 
 
 
 def _convert_mapping(node: yaml.MappingNode, source: str, above: tuple[int, ...]) -> Mapping:
-    mapping = Mapping(line=node.start_mark.line + 1)
+    mapping = Mapping()
     merged: list[Mapping] = []
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
@@ -132,15 +143,13 @@ def _convert_mapping(node: yaml.MappingNode, source: str, above: tuple[int, ...]
         key = str(key_node.value)
         if key in mapping:
             raise ConfigError(
-                f"{source}: the key '{key}' stands twice, in lines {mapping.lines[key]} and {line}; "
-                "remove one of them."
+                f"{mapping.where[key]}: the key '{key}' stands there and again in line {line}; remove one."
             )
-        mapping[key] = value
-        mapping.lines[key] = line
+        mapping.put(key, value, f"{source}, line {line}")
     for section in merged:
         for key in section:
             if key not in mapping:
-                mapping[key], mapping.lines[key] = section[key], section.lines[key]
+                mapping.put(key, section[key], section.where[key])
     return mapping
 
 

@@ -1,0 +1,336 @@
+"""K03, K04: nothing the user writes is dropped, and no value changes its type or its digits."""
+
+import json
+import math
+import re
+
+import pytest
+from finalchar import strict_yaml
+from finalchar.config import Config, load_config
+from finalchar.errors import ConfigError, NotYetImplementedError
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a configuration from text, as the user's file."""
+
+    def load(text, *overrides):
+        path = tmp_path / "config.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path, overrides)
+
+    return load
+
+
+# --- K03: unknown, misspelt, misplaced keys ---
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "remedy"),
+    [
+        ("survei: a", 1, "survei", "did you mean 'survey'"),
+        (
+            "source_selector:\n  science:\n    signalToNoise: {minimun: 60}",
+            3,
+            "source_selector.science.signalToNoise.minimun",
+            "did you mean 'minimum'",
+        ),
+        (
+            "psf_determiner:\n  spatialOrder: 4",
+            2,
+            "psf_determiner.spatialOrder",
+            "'psf_determiner.piff.spatialOrder'",
+        ),
+        (
+            "psf_determiner:\n  spatialOrderr: 4",
+            2,
+            "psf_determiner.spatialOrderr",
+            "'psf_determiner.piff.spatialOrder",
+        ),
+        (
+            "reserve_fraction: 0.2",
+            1,
+            "reserve_fraction",
+            "it belongs to 'reserve_selection.reserve_fraction'",
+        ),
+        ("RESERVE_SELECTION: {}", 1, "RESERVE_SELECTION", "did you mean 'reserve_selection'"),
+        ("measurement:\n  slots:\n    shap: a", 3, "measurement.slots.shap", "did you mean 'shape'"),
+        ("connections: {src: a}", 1, "connections", "detectors.csv"),
+        ("zzz: 1", 1, "zzz", "known here: survey"),
+    ],
+)
+def test_unknown_key_is_refused_with_place_path_and_nearest_key(load, text, line, key, remedy):
+    with pytest.raises(ConfigError, match=re.escape(remedy)) as caught:
+        load(text)
+    message = str(caught.value)
+    assert f"config.yaml, line {line}: " in message
+    assert f"Unknown configuration key '{key}'" in message
+    assert "\n" not in message
+
+
+def test_wrong_key_in_an_inactive_choice_is_refused(load):
+    with pytest.raises(ConfigError, match=r"source_selector\.flagged\.feild'; did you mean 'field'"):
+        load("source_selector: {name: science, flagged: {feild: a}}")
+
+
+def test_every_misspelt_leaf_is_refused(load):
+    """The kind, not the example: one changed letter in any leaf of the model is an error naming its path."""
+    from finalchar.config_text import all_keys
+
+    for path in all_keys(Config):
+        wrong = [*path[:-1], path[-1] + "x"]
+        with pytest.raises(ConfigError, match=re.escape(f"Unknown configuration key '{'.'.join(wrong)}'")):
+            load("", ".".join(wrong) + "=1")
+
+
+def test_attribute_assignment_raises_at_once():
+    config = Config()
+    with pytest.raises(
+        ConfigError, match=r"'psf_determiner\.piff\.spatialOrderr'; did you mean 'spatialOrder'"
+    ):
+        config.psf_determiner.piff.spatialOrderr = 4
+    with pytest.raises(
+        ConfigError, match=r"'reserve_selection\.reserve_fraction' must be a number, not 'abc'"
+    ):
+        config.reserve_selection.reserve_fraction = "abc"
+    with pytest.raises(
+        ConfigError, match=r"'reserve_selection\.reserve_fraction' must be at most 1\.0, not 1\.5"
+    ):
+        config.reserve_selection.reserve_fraction = 1.5
+    with pytest.raises(ConfigError, match=r"must be a whole number, not True"):
+        config.measure_ap_corr.fitConfig.orderX = True
+    config.reserve_selection.reserve_fraction = 0.25
+    assert config.reserve_selection.reserve_fraction == 0.25
+
+
+def test_an_assigned_section_is_checked_and_keeps_its_path():
+    config = Config()
+    config.reserve_selection = {"reserve_fraction": 0.3}
+    with pytest.raises(ConfigError, match=r"'reserve_selection\.reserve_fraction' must be at least 0"):
+        config.reserve_selection.reserve_fraction = -1.0
+    with pytest.raises(ConfigError, match=r"'reserve_selection\.fraction'; did you mean 'reserve_fraction'"):
+        config.reserve_selection = {"fraction": 0.3}
+
+
+def test_a_list_changed_in_place_is_checked_before_it_is_used():
+    config = Config()
+    config.fgcmPhotometryBands.append(3)
+    with pytest.raises(ConfigError, match=r"'fgcmPhotometryBands\.5' must be text, not 3"):
+        config.stage_settings("detector")
+
+
+def test_python_dictionary_with_unknown_key_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"'reserve_selection\.reserve_fractoin'; did you mean 'reserve_fraction'"
+    ):
+        Config(reserve_selection={"reserve_fractoin": 0.1})
+
+
+# --- choices -------------------------------------------------------------------------------------------------
+
+
+def test_unknown_choice_says_what_there_is(load):
+    with pytest.raises(ConfigError, match=r"there is no PSF determiner 'pif'; did you mean 'piff'\?"):
+        load("psf_determiner: {name: pif}")
+    with pytest.raises(
+        ConfigError, match=r"line 1: .*no measurement plugin 'base_PsfFlx'; did you mean 'base_PsfFlux'"
+    ):
+        load("measurement: {plugins: {names: [base_PsfFlx]}}")
+    config = Config()
+    with pytest.raises(ConfigError, match="no PSF determiner 'pif'"):
+        config.psf_determiner.name = "pif"
+    with pytest.raises(ConfigError, match="named twice"):
+        config.measurement.plugins.names = ["base_PsfFlux", "base_PsfFlux"]
+
+
+def test_choice_of_lsst_that_is_still_to_come_is_told_from_an_unknown_one():
+    from finalchar.config_choices import compose_choice
+
+    section = compose_choice(
+        "Determiner",
+        "finalchar.psf.determiners",
+        kind="PSF determiner",
+        known=("piff", "later"),
+        default="piff",
+    )
+    with pytest.raises(
+        NotYetImplementedError, match="'later' is known, but not implemented yet; there are: piff"
+    ):
+        section(name="later")
+    with pytest.raises(NotYetImplementedError, match="'later' is known"):
+        section(later={"a": 1})
+
+
+def test_default_list_of_plugins_holds_the_plugins_of_lsst_that_exist():
+    from finalchar.config_sites import LSST_DEFAULT_PLUGINS
+
+    plugins = Config().measurement.plugins
+    assert plugins.names
+    assert plugins.names == [name for name in LSST_DEFAULT_PLUGINS if name in type(plugins).NAMES]
+
+
+# --- K04: types ---
+
+
+def test_exponent_without_point_is_a_number(load):
+    assert load("staleness: {hash_limit_gb: 1e-3}").staleness.hash_limit_gb == 0.001
+
+
+@pytest.mark.parametrize(
+    "folder", ["2026_01_15", "no", "010", "1e3", "12:30:00", "2026-01-15", "0x10", "true"]
+)
+def test_text_stays_the_text_that_was_written(load, folder):
+    assert load(f"output: {folder}").output.folder == folder
+    assert load(f"output: {{folder: {folder}}}").output.folder == folder
+    assert load("", f"output={folder}").output.folder == folder
+    assert load("", f"output.folder={folder}").output.folder == folder
+
+
+@pytest.mark.parametrize(
+    "value", ["true", "no", ".nan", "nan", ".inf", "-.inf", "1_0", "0x1", "1:30", "abc", "[1]", "~"]
+)
+def test_what_is_no_finite_number_is_refused_for_a_fraction(load, value):
+    with pytest.raises(ConfigError, match=r"line 1: .*reserve_selection\.reserve_fraction"):
+        load(f"reserve_selection: {{reserve_fraction: {value}}}")
+
+
+@pytest.mark.parametrize("value", ["010", "1.0", "1e1", "true", "0b1", "0o7", "1_000", "1.5", "''"])
+def test_what_is_no_whole_number_is_refused_for_an_order(load, value):
+    with pytest.raises(ConfigError, match=r"orderX' must (be a whole number|have a value)"):
+        load(f"measure_ap_corr: {{fitConfig: {{orderX: {value}}}}}")
+
+
+@pytest.mark.parametrize("value", ["yes", "on", "1", "no", '"true"'])
+def test_only_true_and_false_are_truth_values(load, value):
+    with pytest.raises(ConfigError, match="do_add_sky_moments' must be true or false"):
+        load(f"do_add_sky_moments: {value}")
+
+
+def test_quoted_and_unquoted_numbers_are_the_same_settings(load):
+    quoted = load('reserve_selection: {reserve_fraction: "0.1"}')
+    plain = load("reserve_selection: {reserve_fraction: 0.1}")
+    assert quoted.to_plain() == plain.to_plain()
+    assert quoted.stage_digest("tract") == plain.stage_digest("tract")
+
+
+def test_whole_number_for_a_float_has_the_same_digest(load):
+    whole, decimal = (load(f"measure_ap_corr: {{numSigmaClip: {text}}}") for text in ("3", "3.0"))
+    assert whole.stage_digest("detector") == decimal.stage_digest("detector")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reserve_selection: 3", "'reserve_selection' must be a section of keys, not '3'"),
+        ("fgcmPhotometryBands: g", r"'fgcmPhotometryBands' must be a list such as \[a, b\], not 'g'"),
+        ("compatibility: lst", "'compatibility' must be one of fixed, lsst, not 'lst'; did you mean 'lsst'"),
+        ("survey: [a]", "'survey' must be a single value, not a list"),
+        ("survey:", "'survey' must have a value; remove the line for the default"),
+        ("apply_ap_corr: {proxies: [a]}", "'apply_ap_corr.proxies' must be a section of keys, not a list"),
+        ("reserve_selection: {reserve_fraction: 2}", "must be at most 1.0, not 2"),
+        ("detectors_per_job: 0", "'detectors_per_job' must be at least 1, not 0"),
+        ("reserve_selection: {cell_size_arcsec: 0}", "must be more than 0"),
+        ("measurement: {undeblended: {names: [a]}}", "'measurement.undeblended.names' must be empty, not"),
+        ("- a", "must be a section of keys"),
+        ("a: [", "line 1, column 5: not valid YAML"),
+        ("survey: !!python/name:os.system a", "tag 'tag:yaml.org,2002:python/name:os.system' is not allowed"),
+    ],
+)
+def test_messages_for_wrong_values(load, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(text)
+    assert "config.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_key_written_twice_is_refused_with_both_lines(load):
+    with pytest.raises(ConfigError, match=r"line 2: the key 'name' stands there and again in line 4"):
+        load("psf_determiner:\n  name: piff\n  piff: {}\n  name: piff\n")
+
+
+def test_missing_file_is_one_sentence(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml' does not exist"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_empty_file_and_empty_sections_mean_the_defaults(load):
+    assert load("").to_plain() == Config().to_plain()
+    assert load("# nothing\n").to_plain() == Config().to_plain()
+    assert load("reserve_selection:\n  # reserve_fraction: 0.2\noutput:\n").to_plain() == Config().to_plain()
+
+
+def test_anchors_and_merge_keys(load):
+    config = load(
+        "source_selector: {science: {signalToNoise: &cut {minimum: 60}}}\n"
+        "measure_ap_corr: {sourceSelector: {science: {signalToNoise: {<<: *cut, maximum: 900}}}}\n"
+    )
+    limits = config.measure_ap_corr.sourceSelector.science.signalToNoise
+    assert (limits.minimum, limits.maximum) == (60, 900)
+    assert config.source_selector.science.signalToNoise.maximum == 1000.0
+    with pytest.raises(ConfigError, match="an anchor contains itself"):
+        load("output: &a {folder: *a}")
+
+
+# --- overrides of the command line ---
+
+
+def test_overrides_follow_the_rules_of_the_file(load):
+    config = load(
+        "reserve_selection: {reserve_name: a, reserve_fraction: 0.3}",
+        "reserve_selection.reserve_fraction=1e-1",
+        "fgcmPhotometryBands=[g, y]",
+        "output=2026_01_15",
+        "compatibility=fixed",
+        "compatibility=lsst",
+    )
+    assert config.reserve_selection.reserve_name == "a"
+    assert config.reserve_selection.reserve_fraction == 0.1
+    assert config.fgcmPhotometryBands == ["g", "y"]
+    assert config.output.folder == "2026_01_15"
+    assert config.compatibility == "lsst"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("survey", "write it as key=value"),
+        ("reserve_selection.reserve_fraction=abc", r"--config reserve_selection\.reserve_fraction=abc: "),
+        ("reserve_selection.fraction=0.1", "Unknown configuration key 'reserve_selection.fraction'"),
+        ("reserve_selection.reserve_fraction=1.5", r"--config .*: Configuration key .* must be at most 1\.0"),
+    ],
+)
+def test_wrong_override_is_named(load, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load("survey: a", override)
+
+
+# --- properties of the number grammar and of the round trip ---
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_finite_number_python_writes_is_read_exactly(number):
+    assert strict_yaml.as_number(repr(number)) == number
+
+
+@given(st.integers())
+def test_every_whole_number_is_read_exactly(number):
+    read = strict_yaml.as_number(str(number))
+    assert type(read) is int
+    assert read == number
+
+
+@given(st.text())
+def test_number_grammar_gives_nothing_for_other_text(text):
+    number = strict_yaml.as_number(text)
+    if number is not None:
+        assert re.fullmatch(r"[-+0-9.eE]+", text, re.ASCII)
+        assert number == float(text) or math.isinf(float(text))
+
+
+def test_round_trip_through_json_is_exact():
+    config = Config(reserve_selection={"reserve_fraction": 1 / 3}, visits_per_run=3)
+    again = Config(**json.loads(json.dumps(config.to_plain())))
+    assert again == config
+    assert again.stage_digest("tract") == config.stage_digest("tract")
