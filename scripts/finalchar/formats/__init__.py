@@ -1,0 +1,1 @@
+"""The outside world's files: readers and writers, one format per module."""

@@ -426,13 +426,15 @@ def table_hdu(table: AfwTable, *, archive_hdu: int | None = None) -> bytes:
     """Return the complete binary-table HDU of `table`: cards in field order, data, heap, padding."""
     flags = [f for f in table.fields if f.template == "Flag"]
     plain = [f for f in table.fields if f.template != "Flag"]
-    heap = bytearray()
-    parts = [_pack_flags(table, flags)] if flags else []
-    parts += [_encode_column(f, table.columns[f.name], heap) for f in plain]
     rows = len(table)
+    descriptors, heap = _pack_heap([f for f in plain if f.length == 0], table)
+    parts = [_pack_flags(table, flags)] if flags else []
+    parts += [
+        descriptors[f.name] if f.length == 0 else _encode_column(f, table.columns[f.name]) for f in plain
+    ]
     body = np.concatenate(parts, axis=1).tobytes() if parts and rows else b""
     width = sum(part.shape[1] for part in parts)
-    data = body + bytes(heap)
+    data = body + heap
     cards = [*_size_cards(width, rows, len(heap), len(parts)), *_schema_cards(table, flags)]
     cards += [Card("ALIAS", f"{alias}:{target}") for alias, target in sorted(table.aliases.items())]
     cards += table.metadata
@@ -508,16 +510,14 @@ def _pack_flags(table: AfwTable, flags: Sequence[Field]) -> npt.NDArray[np.uint8
     return np.packbits(bits, axis=1)
 
 
-def _encode_column(f: Field, values: Column, heap: bytearray) -> npt.NDArray[np.uint8]:
-    """Return the bytes of one column, shape (rows, bytes); variable-length cells go to `heap`."""
+def _encode_column(f: Field, values: Column) -> npt.NDArray[np.uint8]:
+    """Return the bytes of one column of fixed length, shape (rows, bytes)."""
     rows = len(values)
-    if f.length == 0:
-        return _encode_ragged(f, values, heap)
     if f.code == "A":
         encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
         if encoded.dtype.itemsize > f.length:
             raise ValueError(f"column {f.name!r} has a text longer than its {f.length} bytes")
-        stored: Column = encoded.astype(f"S{f.length}")
+        stored: Column = np.char.ljust(encoded, f.length).astype(f"S{f.length}")
         return np.frombuffer(stored.tobytes(), np.uint8).reshape(rows, f.length)
     if f.code == "I":
         values = (values.astype(np.int32) - 32768).astype(np.int16)
@@ -525,14 +525,25 @@ def _encode_column(f: Field, values: Column, heap: bytearray) -> npt.NDArray[np.
     return stored.view(np.uint8).reshape(rows, f.length * stored.dtype.itemsize)
 
 
-def _encode_ragged(f: Field, values: Column, heap: bytearray) -> npt.NDArray[np.uint8]:
-    descriptors = np.zeros((len(values), 2), dtype=">i8")
-    for row, cell in enumerate(values):
-        if f.code == "A":
-            # An empty string is one NUL byte: the stack cannot read a cell of length 0 (F-19).
-            content, number = (cell.encode("utf-8") or b"\0"), max(1, len(cell.encode("utf-8")))
-        else:
-            content, number = np.ascontiguousarray(cell, dtype=_DTYPES[f.code]).tobytes(), len(cell)
-        descriptors[row] = number, len(heap)
-        heap += content
-    return descriptors.view(np.uint8).reshape(len(values), 16)
+def _pack_heap(fields: Sequence[Field], table: AfwTable) -> tuple[dict[str, npt.NDArray[np.uint8]], bytes]:
+    """Return the descriptor bytes of the variable-length columns and the heap, row after row."""
+    descriptors = {f.name: np.zeros((len(table), 2), dtype=">i8") for f in fields}
+    cells: list[bytes] = []
+    position = 0
+    for row in range(len(table) if fields else 0):
+        for f in fields:
+            content, number = _encode_cell(f, table.columns[f.name][row])
+            descriptors[f.name][row] = number, position
+            cells.append(content)
+            position += len(content)
+    packed = {name: raw.view(np.uint8).reshape(len(table), 16) for name, raw in descriptors.items()}
+    return packed, b"".join(cells)
+
+
+def _encode_cell(f: Field, cell: Any) -> tuple[bytes, int]:
+    """Return the bytes of one variable-length cell and its number of elements."""
+    if f.code == "A":
+        # An empty string is one NUL byte: the stack cannot read a cell of length 0 (F-19).
+        content = cell.encode("utf-8") or b"\0"
+        return content, len(content)
+    return np.ascontiguousarray(cell, dtype=_DTYPES[f.code]).tobytes(), len(cell)

@@ -120,11 +120,19 @@ class Archive:
         """The index, read at first use."""
         table = read_table(self.file.hdu(self.first_hdu))
         order = np.lexsort((table["cat.persistable"], table["id"]))
-        columns = (
-            table[name][order].astype(np.int64)
-            for name in ("id", "cat.persistable", "cat.archive", "row0", "nrows")
+
+        def integers(name: str) -> npt.NDArray[np.int64]:
+            return table[name][order].astype(np.int64)
+
+        return ArchiveIndex(
+            object_id=integers("id"),
+            part=integers("cat.persistable"),
+            table=integers("cat.archive"),
+            row0=integers("row0"),
+            nrows=integers("nrows"),
+            name=table["name"][order],
+            module=table["module"][order],
         )
-        return ArchiveIndex(*columns, table["name"][order], table["module"][order])
 
     def table(self, number: int) -> AfwTable:
         """Return data table `number` (counted from 1)."""

@@ -300,8 +300,9 @@ def _format_scalar(value: bool | int | float | None) -> str:
         return "'NAN'"
     if math.isinf(value):
         return "'+INFINITY'" if value > 0 else "'-INFINITY'"
-    text = repr(float(value)).upper()
-    return text if "." in text or "E" in text else text + "."
+    mantissa, letter, exponent = repr(float(value)).upper().partition("E")
+    mantissa = mantissa[:-1] if mantissa.endswith(".0") else mantissa
+    return (mantissa if "." in mantissa else f"{mantissa}.") + letter + exponent
 
 
 def _format_string(head: str, value: str, comment: str) -> str:

@@ -152,7 +152,8 @@ class _Rows:
         """Return the values of one column, objects one after the other."""
         if not self._tables:
             return np.empty(0)
-        return np.concatenate([table[name] for table in self._tables])[self._rows]
+        values: npt.NDArray[Any] = np.concatenate([table[name] for table in self._tables])[self._rows]
+        return values
 
     def column(self, name: str, dtype: type[Any]) -> npt.NDArray[Any]:
         """Return the values of one column as `dtype`."""

@@ -143,7 +143,7 @@ def _to_numpy(path: object, name: str, column: Any, metadata: Mapping[str, str])
         return np.full(len(array), np.nan)
     if array.null_count and not pa.types.is_floating(kind):
         raise InputError(
-            f"{path}: column {name!r} has {array.null_count} nulls, which {kind} cannot express; drop these rows"
+            f"{path}: column {name!r} has {array.null_count} nulls, which {kind} cannot express; drop them"
         )
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return np.array(array.to_pylist(), dtype="S")

@@ -126,7 +126,7 @@ class ChebyshevFunction:
 
 def _triangle(number: int) -> list[tuple[int, int]]:
     """Return (total power, power of y) of the first `number` terms."""
-    order = int(round((np.sqrt(8.0 * number + 1.0) - 3.0) / 2.0))
+    order = round((float(np.sqrt(8.0 * number + 1.0)) - 3.0) / 2.0)
     terms = [(n, k) for n in range(order + 1) for k in range(n + 1)]
     if len(terms) != number:
         raise InputError(f"a stored polynomial has {number} coefficients, which fits no order")
@@ -367,9 +367,27 @@ _INTERPOLANTS = (
     "Lanczos",
 )
 _SCALARS = (
-    "bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 intc intp float16 float32 float64 longdouble "
-    "complex64 complex128 str_ bytes_"
-).split()
+    "bool_",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "intc",
+    "intp",
+    "float16",
+    "float32",
+    "float64",
+    "longdouble",
+    "complex64",
+    "complex128",
+    "str_",
+    "bytes_",
+)
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "piff.simplepsf": ("SimplePSF",),
     "piff.pixelgrid": ("PixelGrid",),
@@ -429,7 +447,7 @@ def loads_piff(stored: bytes) -> tuple[int, int, Any]:
     Raises
     ------
     InputError
-        If the bytes are not such a pickle, name a class that is not allowed, or do not fit the installed Piff.
+        If the bytes are not such a pickle, name a class that is not allowed, or do not fit this Piff.
     """
     try:
         width, height, psf = _Unpickler(io.BytesIO(stored)).load()

@@ -167,7 +167,7 @@ def _add_function(writer: ArchiveWriter, function: object) -> int:
     if isinstance(function, ChebyshevFunction):
         limits = [
             (
-                Field(f"{end}_{axis}", "D", doc=f"{end}imum point for function's bbox"),
+                Field(f"{end}_{axis}", "D", unit="pixel", doc=f"{end}imum point for function's bbox"),
                 getattr(function, f"{end}_{axis}"),
             )
             for end in ("min", "max")
