@@ -69,8 +69,9 @@ def reserve_stars(
     Returns
     -------
     dict
-        ``stars``, ``sources``, ``bands`` {band: {``stars``, ``reserved``, ``digest``}}, ``sentence``, and
-        ``bands_missing``: those the association does not know (only their visits cannot be made).
+        ``stars``, ``sources``, ``bands`` {band: {``stars``, ``reserved``, ``digest``}}, ``sentence``,
+        ``bands_missing`` (those the association does not know: only their visits cannot be made) and
+        ``visits`` (those that have sources, ascending).
 
     Raises
     ------
@@ -96,7 +97,7 @@ def reserve_stars(
     figures = {**_figures(tract, stars, len(sources["visit"]), draws), "bands_missing": missing}
     order = np.lexsort((sources["detector"], sources["visit"]))
     _write_sorted(Path(output), order, sources, stars, draws, id_column, figures)
-    return figures
+    return {**figures, "visits": np.unique(sources["visit"]).tolist()}
 
 
 def _figures(tract: int, stars: IsolatedStars, sources: int, draws: dict[str, BandDraw]) -> dict[str, Any]:
