@@ -513,6 +513,8 @@ def _pack_flags(table: AfwTable, flags: Sequence[Field]) -> npt.NDArray[np.uint8
 def _encode_column(f: Field, values: Column) -> npt.NDArray[np.uint8]:
     """Return the bytes of one column of fixed length, shape (rows, bytes)."""
     rows = len(values)
+    if f.code == "A" and rows == 0:
+        return np.zeros((0, f.length), np.uint8)
     if f.code == "A":
         encoded = np.char.encode(np.asarray(values, dtype=str), "utf-8")
         if encoded.dtype.itemsize > f.length:
