@@ -97,6 +97,8 @@ class DetectorStatus:
         Figures of the PSF fit, its acceptance and the aperture corrections, plain numbers or words.
     warnings : tuple of str
         Sentences about things that did not stop the detector.
+    software : mapping of str to str
+        Versions of the libraries that made the numbers.
     """
 
     visit: int
@@ -107,6 +109,7 @@ class DetectorStatus:
     counts: Mapping[str, int] = field(default_factory=dict)
     figures: Mapping[str, int | float | str | bool] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    software: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as a dictionary fit for strict JSON (non-finite figures become None)."""
@@ -119,6 +122,7 @@ class DetectorStatus:
             "counts": {name: int(number) for name, number in self.counts.items()},
             "figures": {name: _plain(value) for name, value in self.figures.items()},
             "warnings": list(self.warnings),
+            "software": dict(self.software),
         }
 
     @classmethod
@@ -133,6 +137,7 @@ class DetectorStatus:
             counts=dict(data.get("counts", {})),
             figures={name: _number(value) for name, value in data.get("figures", {}).items()},
             warnings=tuple(data.get("warnings", ())),
+            software=dict(data.get("software", {})),
         )
 
     @property

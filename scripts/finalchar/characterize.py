@@ -1,0 +1,561 @@
+"""The detector stage: from an exposure, its sources and its reserve list to PSF, measured stars, corrections.
+
+`characterize_detector` reads like the science (selection specification 4).  Every outcome is a status with
+one sentence and counts; what a status means for rows and catalogue entries is the truth table 4.10.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from finalchar.apcorr.apply import apply_ap_corr
+from finalchar.apcorr.measure import measure_ap_corr
+from finalchar.errors import (
+    ApCorrError,
+    ConfigError,
+    FinalcharError,
+    InputError,
+    MeasurementError,
+    NoWorkError,
+    PsfError,
+)
+from finalchar.formats.exposure import BoundedField, Exposure
+from finalchar.formats.exposure_catalog import ExposureRecord
+from finalchar.formats.sources import Footprints, SourceTable
+from finalchar.formats.stamps import StampSet
+from finalchar.status import DetectorStatus, Status
+
+if TYPE_CHECKING:
+    from finalchar.psf.model import PsfFit
+    from finalchar.stars.candidates import Candidates
+    from finalchar.stars.visit_list import IsolatedSources
+
+__all__ = [
+    "DetectorInputs",
+    "DetectorResult",
+    "characterize_detector",
+    "failed_result",
+    "load_detector_inputs",
+    "read_detector",
+    "standard_star_bands",
+]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PACKAGES = ("numpy", "scipy", "Piff", "GalSim", "astropy", "pyarrow", "starlink-pyast")
+"""Libraries whose versions are kept with every result."""
+
+
+@dataclass(frozen=True)
+class DetectorInputs:
+    """Everything a detector needs, each file read once.
+
+    `exposure`, `sources` and `footprints` are None where no isolated star is on the detector: then nothing
+    is read.
+    """
+
+    visit: int
+    detector: int
+    band: str
+    isolated: IsolatedSources
+    exposure: Exposure | None = None
+    sources: SourceTable | None = None
+    footprints: Footprints | None = None
+
+
+@dataclass(frozen=True)
+class DetectorResult:
+    """What a detector gives: its status and, where the truth table has them, record, rows and stamps."""
+
+    status: DetectorStatus
+    record: ExposureRecord | None = None
+    table: SourceTable | None = None
+    stamps: StampSet | None = None
+    fit: PsfFit | None = None
+
+
+def load_detector_inputs(
+    *, visit: int, detector: int, band: str, exposure: Path, src: Path, visit_list: Path, config: Any
+) -> DetectorInputs:
+    """Read the inputs of a detector; the image only if there is an isolated star on it.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or broken.
+    """
+    from finalchar.stars.visit_list import read_detector_rows
+
+    isolated = read_detector_rows(visit_list, detector)
+    return read_detector(
+        visit=visit, detector=detector, band=band, exposure=exposure, src=src, isolated=isolated
+    )
+
+
+def read_detector(
+    *, visit: int, detector: int, band: str, exposure: Path, src: Path, isolated: IsolatedSources
+) -> DetectorInputs:
+    """Read exposure and sources of a detector whose isolated stars are known."""
+    inputs = DetectorInputs(visit, detector, band, isolated)
+    if len(isolated) == 0:
+        return inputs
+    from finalchar.formats.lsst_exposure import read_exposure
+    from finalchar.formats.lsst_sources import read_footprints, read_source_table
+
+    return replace(
+        inputs,
+        exposure=read_exposure(exposure),
+        sources=read_source_table(src),
+        footprints=read_footprints(src),
+    )
+
+
+def standard_star_bands(config: Any, band: str) -> list[str]:
+    """Return the bands of FGCM magnitudes that the detectors of a band need: for colours, for the table."""
+    needed = set(config.fgcmPhotometryBands) if config.do_add_fgcm_photometry else set()
+    determiner = config.psf_determiner.active
+    if getattr(determiner, "useColor", False):
+        needed |= {part.strip() for part in determiner.color.get(band, "").split("-")} - {""}
+    return sorted(needed)
+
+
+def characterize_detector(*, inputs: DetectorInputs, config: Any) -> DetectorResult:
+    """Characterise one detector (selection specification 4).
+
+    Parameters
+    ----------
+    inputs : DetectorInputs
+        Exposure, sources, footprints and reserve list.
+    config : Config
+        The configuration.
+
+    Returns
+    -------
+    DetectorResult
+        Every outcome is a status, unexpected errors too.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is impossible, which no detector can help.
+    """
+    work = _Characterization(inputs, config)
+    try:
+        work.check_isolated_stars()
+        work.select_sources()
+        work.match_isolated_stars()
+        work.start_table()
+        work.add_colors()
+        work.make_candidates()
+        work.determine_psf()
+        work.measure_stars()
+        work.add_sky_moments()
+        work.measure_ap_corr()
+        work.apply_ap_corr()
+        return work.result(Status.OK)
+    except NoWorkError as error:
+        return work.result(Status(error.status), str(error))
+    except PsfError as error:
+        return work.result(_psf_status(error), str(error))
+    except MeasurementError as error:
+        return work.result(Status.MEASUREMENT_FAILED, str(error))
+    except ApCorrError as error:
+        return work.result(Status.AP_CORR_FAILED, str(error))
+    except ConfigError:
+        raise
+    except Exception as error:
+        return failed_result(
+            visit=inputs.visit, detector=inputs.detector, band=inputs.band, error=error, counts=work.counts
+        )
+
+
+def failed_result(
+    *, visit: int, detector: int, band: str, error: Exception, counts: Mapping[str, int] | None = None
+) -> DetectorResult:
+    """Return the result of a detector that an error ended: no rows, a sentence, the traceback in the log."""
+    if isinstance(error, FinalcharError):
+        status, sentence = Status.INPUT_BROKEN, str(error)
+    else:
+        status, sentence = Status.INTERNAL_ERROR, f"{type(error).__name__}: {error} (see the log)"
+    logger.error("visit %s detector %s: %s", visit, detector, sentence, exc_info=error)
+    return DetectorResult(
+        DetectorStatus(
+            visit, detector, band, status, sentence, counts=dict(counts or {}), software=library_versions()
+        )
+    )
+
+
+def _psf_status(error: PsfError) -> Status:
+    """Tell a PSF without finite size from one that could not be made."""
+    return Status(getattr(error, "status", Status.PSF_FAILED))
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that make the numbers; absent ones are left out."""
+    from importlib import metadata
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+class _Characterization:
+    """The state of one detector as it goes through the steps, each named after its section of 4."""
+
+    def __init__(self, inputs: DetectorInputs, config: Any) -> None:
+        self.inputs = inputs
+        self.config = config
+        self.compatibility: str = config.compatibility
+        self.counts: dict[str, int] = {}
+        self.figures: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self._selected: SourceTable | None = None
+        self._table: SourceTable | None = None
+        self._candidates: Candidates | None = None
+        self.fit: PsfFit | None = None
+        self.ap_corr_map: dict[str, BoundedField] | None = None
+
+    # ---------------------------------------------------------------------------------------- selection
+
+    def check_isolated_stars(self) -> None:
+        """End where no tract has an isolated star with a source on this detector."""
+        self.counts["isolated_sources"] = len(self.inputs.isolated)
+        if len(self.inputs.isolated) == 0:
+            raise NoWorkError(Status.NO_ISOLATED_STARS, "no isolated star has a source on this detector")
+
+    def select_sources(self) -> None:
+        """Keep the sources that pass the configured selector (4.2)."""
+        sources = _present(self.inputs.sources)
+        self.counts["sources"] = len(sources)
+        keep = self._select(self.config.source_selector)(sources)
+        self.counts["selected"] = int(keep.sum())
+        if not keep.any():
+            name = self.config.source_selector.name
+            raise NoWorkError(
+                Status.NO_SELECTED_SOURCES,
+                f"none of {len(sources)} sources passes the source selector {name!r}",
+            )
+        self._selected = sources.select(keep)
+
+    def match_isolated_stars(self) -> None:
+        """Keep the selected sources that belong to isolated stars: the candidates (4.3)."""
+        from finalchar.stars.matching import candidate_table, match_isolated_sources
+
+        matches = match_isolated_sources(
+            source_id=self.selected["id"],
+            isolated=self.inputs.isolated,
+            catalogue_id=_present(self.inputs.sources)["id"],
+            compatibility=self.compatibility,
+        )
+        self.counts |= matches.counts
+        if not len(matches):
+            raise NoWorkError(
+                Status.NO_MATCHED_SOURCES,
+                f"none of {len(self.selected)} selected sources belongs to an isolated star; an earlier "
+                "failure of the astrometry is the usual reason",
+            )
+        self._selected = candidate_table(self.selected, matches)
+
+    # -------------------------------------------------------------------------------------------- table
+
+    def start_table(self) -> None:
+        """Make the output table of the candidates, copied columns filled (4.4)."""
+        from finalchar.measure.schema import make_output_table
+        from finalchar.stars.usable import selection_flux_fields
+
+        config = self.config
+        flux, error = selection_flux_fields(config.source_selector, compatibility=self.compatibility)
+        table = make_output_table(
+            selected=self.selected,
+            settings=config.measurement,
+            selection_flux_field=flux,
+            selection_flux_err_field=error,
+            sky_moments=config.do_add_sky_moments,
+            fgcm_bands=config.fgcmPhotometryBands if config.do_add_fgcm_photometry else (),
+            compatibility=self.compatibility,
+        )
+        rows = len(table)
+        self._table = table.with_columns(
+            {
+                "calib_psf_candidate": self.selected["calib_psf_candidate"],
+                "calib_psf_reserved": self.selected["calib_psf_reserved"],
+                "visit": np.full(rows, self.inputs.visit, dtype=np.int64),
+                "detector": np.full(rows, self.inputs.detector, dtype=np.int32),
+            }
+        )
+
+    def add_colors(self) -> None:
+        """Attach colours for the PSF and FGCM magnitudes where they are asked for (4.5)."""
+        columns = self._color_columns() | self._magnitude_columns()
+        self._table = self.table.with_columns(columns)
+
+    def _color_columns(self) -> dict[str, npt.NDArray[Any]]:
+        from finalchar.stars.colors import assign_colors
+
+        settings = self.config.psf_determiner.active
+        stars = self.inputs.isolated.fgcm
+        if stars is None or not getattr(settings, "useColor", False):
+            return {}
+        ra, dec = self._sky_degrees()
+        colors = assign_colors(
+            ra=ra,
+            dec=dec,
+            stars=stars,
+            band=self._exposure_band,
+            color=settings.color,
+            compatibility=self.compatibility,
+        )
+        self.counts |= colors.counts
+        return {"psf_color_value": colors.value, "psf_color_type": colors.kind.astype("U10")}
+
+    def _magnitude_columns(self) -> dict[str, npt.NDArray[Any]]:
+        from finalchar.stars.colors import matched_magnitudes
+
+        if not self.config.do_add_fgcm_photometry or self.inputs.isolated.fgcm is None:
+            return {}
+        ra, dec = self._sky_degrees()
+        magnitudes, _ = matched_magnitudes(
+            ra=ra, dec=dec, stars=self.inputs.isolated.fgcm, compatibility=self.compatibility
+        )
+        wanted = self.config.fgcmPhotometryBands
+        return {f"fgcm_mag_{band}": magnitudes[band] for band in wanted if band in magnitudes}
+
+    def _sky_degrees(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return np.degrees(self.table["coord_ra"]), np.degrees(self.table["coord_dec"])
+
+    # ---------------------------------------------------------------------------------------------- PSF
+
+    def make_candidates(self) -> None:
+        """Cut the stamps of the candidates (4.6, 5)."""
+        from finalchar.stars.candidates import make_psf_candidates
+
+        self._candidates = make_psf_candidates(
+            self.table, self.footprints, self.exposure, self.config.make_psf_candidates
+        )
+        self.counts["good_stamps"] = len(self.candidates)
+        maximum = self.table["psf_max_value"].copy()
+        maximum[self.candidates.index] = self.candidates.psf_max_value
+        self._table = self.table.with_columns({"psf_max_value": maximum})
+
+    def determine_psf(self) -> None:
+        """Fit the PSF to the stars that are not reserved, and judge it (4.7)."""
+        from finalchar.psf import acceptance, determiners
+
+        choice = self.config.psf_determiner
+        offered = self.candidates.select(self._may_be_fitted()[self.candidates.index])
+        self.counts["available"] = len(offered)
+        fit = determiners.get(choice.name).determine(
+            offered, self.exposure, choice.active, band=self._exposure_band, compatibility=self.compatibility
+        )
+        self.figures |= dict(fit.figures)
+        self.figures |= acceptance.check_psf(
+            fit, self.exposure, self.config.psf_acceptance, compatibility=self.compatibility
+        )
+        used = np.zeros(len(self.table), dtype=bool)
+        used[offered.index[fit.used]] = True
+        self.fit = fit
+        self.counts["used"] = int(used.sum())
+        self._table = self.table.with_columns({"calib_psf_used": used})
+
+    def _may_be_fitted(self) -> npt.NDArray[np.bool_]:
+        """Return the rows that are not reserved and whose numbers are sound (known failure K12)."""
+        from finalchar.stars.usable import selection_flux_fields, usable_for_fit
+
+        free: npt.NDArray[np.bool_] = ~self.table["calib_psf_reserved"]
+        if self.compatibility == "lsst":
+            return free
+        flux, error = selection_flux_fields(self.config.source_selector)
+        usability = usable_for_fit(self.selected, flux_field=flux, error_field=error)
+        self.counts |= {f"unusable_{reason}": number for reason, number in usability.counts.items() if number}
+        return free & usability.usable
+
+    @property
+    def _exposure_band(self) -> str | None:
+        """The band the exposure states; the visit's where it states none (not in the reference)."""
+        if self.exposure.band is None and self.compatibility != "lsst":
+            return self.inputs.band
+        return self.exposure.band
+
+    # ------------------------------------------------------------------------------------- measurement
+
+    def measure_stars(self) -> None:
+        """Measure all candidates, reserved ones too, with the new PSF (4.8)."""
+        from finalchar.measure.run import run_measurement
+
+        self._table = run_measurement(
+            exposure=self.exposure,
+            psf=_present(self.fit).model,
+            footprints=self.footprints,
+            table=self.table,
+            settings=self.config.measurement,
+            compatibility=self.compatibility,
+        )
+        self.counts["measured"] = len(self.table)
+
+    def add_sky_moments(self) -> None:
+        """Turn the moments to the sky and to alt/az where they are asked for (4.9)."""
+        if not self.config.do_add_sky_moments:
+            return
+        from finalchar.sky_moments import add_sky_moments
+
+        self._table = add_sky_moments(
+            self.table,
+            self.exposure.wcs,
+            self.exposure.visit_info.boresight_parallactic_angle,
+            compatibility=self.compatibility,
+        )
+
+    # ------------------------------------------------------------------------------ aperture corrections
+
+    def measure_ap_corr(self) -> None:
+        """Measure the aperture corrections and add the entries the exposure came with (4.8, 9)."""
+        settings = self.config.measure_ap_corr
+        self._table, measured = measure_ap_corr(
+            self.table,
+            self.exposure.box,
+            settings,
+            self._flux_names,
+            select=self._select(settings.sourceSelector),
+            compatibility=self.compatibility,
+            limits=getattr(self.config, "ap_corr_acceptance", None),
+        )
+        self.figures |= measured.figures
+        if measured.suspect:
+            self.warnings.append(f"aperture corrections not believable: {', '.join(measured.suspect)}")
+        self.ap_corr_map = {**self._initial_ap_corr(), **measured.fields}
+
+    def _initial_ap_corr(self) -> Mapping[str, BoundedField]:
+        """Return the map the exposure came with; without one the reference fails [S-Q10, M-Q21]."""
+        initial = self.exposure.initial_ap_corr
+        if initial is None and self.compatibility == "lsst":
+            raise InputError(
+                "the exposure has no aperture-correction map, where the reference stops; "
+                "'compatibility: fixed' takes it as an empty map"
+            )
+        return initial or {}
+
+    def apply_ap_corr(self) -> None:
+        """Correct the fluxes; what stays uncorrected is named (known failure K22)."""
+        self._table, applied = apply_ap_corr(
+            self.table,
+            _present(self.ap_corr_map),
+            self.config.apply_ap_corr,
+            self._flux_names,
+            compatibility=self.compatibility,
+        )
+        self.figures["ap_corr_uncorrected"] = ",".join(applied.uncorrected)
+        if applied.uncorrected:
+            self.warnings.append(f"fluxes not aperture-corrected: {', '.join(applied.uncorrected)}")
+        for name, rows in applied.rows_without_factor.items():
+            self.warnings.append(f"{rows} stars have no positive aperture correction of {name}")
+
+    @property
+    def _flux_names(self) -> Sequence[str]:
+        from finalchar.measure.schema import correctable_fluxes
+
+        return correctable_fluxes(self.config.measurement, self.compatibility)
+
+    # ------------------------------------------------------------------------------------------- result
+
+    def result(self, status: Status, sentence: str = "") -> DetectorResult:
+        """Package what the truth table 4.10 gives for a status."""
+        self.figures |= {"has_psf": self.fit is not None, "has_ap_corr": self.ap_corr_map is not None}
+        stated = DetectorStatus(
+            self.inputs.visit,
+            self.inputs.detector,
+            self.inputs.band,
+            status,
+            sentence,
+            counts=self.counts,
+            figures=self.figures,
+            warnings=tuple(self.warnings),
+            software=library_versions(),
+        )
+        if sentence:
+            logger.warning("visit %s detector %s: %s", self.inputs.visit, self.inputs.detector, sentence)
+        if not status.has_rows:
+            return DetectorResult(stated)
+        return DetectorResult(stated, self._record(), self._export(), self._stamps(), self.fit)
+
+    def _record(self) -> ExposureRecord:
+        stored = None if self.fit is None else stored_psf(self.fit)
+        return ExposureRecord(
+            self.inputs.detector, self.inputs.visit, psf=stored, ap_corr_map=self.ap_corr_map
+        )
+
+    def _export(self) -> SourceTable:
+        from finalchar.measure.schema import expand_aliases
+
+        return expand_aliases(self.table, alias_columns=self.config.output.alias_columns)
+
+    def _stamps(self) -> StampSet | None:
+        from finalchar.stamps import best_and_worst
+
+        if self.fit is None or self._candidates is None:
+            return None
+        return best_and_worst(self.candidates, self.table, self.fit.model, self.exposure)
+
+    # ------------------------------------------------------------------------------------------ shortcuts
+
+    def _select(self, choice: Any) -> Callable[[SourceTable], npt.NDArray[np.bool_]]:
+        """Return the configured source selector as a function of a table."""
+        from finalchar.stars import selectors
+
+        select = selectors.get(choice.name).select
+
+        def apply(table: SourceTable) -> npt.NDArray[np.bool_]:
+            mask: npt.NDArray[np.bool_] = select(table, choice.active, self.exposure, self.compatibility)
+            return mask
+
+        return apply
+
+    @property
+    def exposure(self) -> Exposure:
+        """The exposure."""
+        return _present(self.inputs.exposure)
+
+    @property
+    def footprints(self) -> Footprints:
+        """Footprints of all sources."""
+        return _present(self.inputs.footprints)
+
+    @property
+    def selected(self) -> SourceTable:
+        """Selected sources, all input columns."""
+        return _present(self._selected)
+
+    @property
+    def table(self) -> SourceTable:
+        """The output table."""
+        return _present(self._table)
+
+    @property
+    def candidates(self) -> Candidates:
+        """The candidates' stamps."""
+        return _present(self._candidates)
+
+
+def _present(value: T | None) -> T:
+    """Return a value that an earlier step has set."""
+    if value is None:
+        raise RuntimeError("a step of the characterisation was called before the one it needs")
+    return value
+
+
+def stored_psf(fit: PsfFit) -> Any:
+    """Return the persisted form of a fitted PSF."""
+    from finalchar.formats.psfs import PiffPsf
+
+    return PiffPsf(fit.serialized) if isinstance(fit.serialized, bytes) else fit.serialized

@@ -1,0 +1,138 @@
+"""Compare one characterised detector with the reference: rows, flags, PSF, columns, corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finalchar.formats.exposure import BoundedField
+from finalchar.formats.sources import SourceTable
+from finalchar.parity.deviations import Deviations, Tolerance, deviations_between
+from finalchar.parity.reference import ApCorrReference, PsfReference
+from finalchar.parity.tolerances import column_tolerance, scale_column
+from finalchar.psf.model import PsfModel
+
+__all__ = ["compare_ap_corr", "compare_flags", "compare_psf", "compare_table", "outcome"]
+
+FLAGS = ("calib_psf_candidate", "calib_psf_reserved", "calib_psf_used")
+EXACT = Tolerance("exact")
+PSF_IMAGE = Tolerance("absolute", 1e-6, reason="of the peak")
+FIELD = Tolerance("relative", 1e-6, reason="where the input fluxes agree")
+
+
+def outcome(name: str, ours: object, reference: object) -> Deviations:
+    """Compare two plain values; a difference is told in words."""
+    same = ours == reference
+    return Deviations(
+        name, np.array([0.0 if same else np.inf]), EXACT, "" if same else f"{ours}, not {reference}"
+    )
+
+
+def compare_flags(ours: SourceTable, reference: SourceTable) -> Iterator[Deviations]:
+    """Compare the rows (ids in order) and the three flags of every star."""
+    yield deviations_between("rows", ours["id"], reference["id"], EXACT)
+    if len(ours) == len(reference):
+        for name in FLAGS:
+            yield deviations_between(name, ours[name], reference[name], EXACT)
+
+
+def compare_table(
+    ours: SourceTable, reference: SourceTable, not_implemented: Mapping[str, str]
+) -> Iterator[Deviations]:
+    """Compare all columns of the reference; `not_implemented` maps prefixes of names to a cause."""
+    for name in reference:
+        cause = next((why for prefix, why in not_implemented.items() if _belongs(name, prefix)), "")
+        if name not in ours.columns:
+            values = np.empty(0) if cause else np.array([np.inf])
+            kind = Tolerance("report", reason=cause) if cause else EXACT
+            yield Deviations(name, values, kind, cause or "the column is missing")
+            continue
+        scale = scale_column(name)
+        yield deviations_between(
+            name,
+            ours[name],
+            reference[name],
+            column_tolerance(name),
+            scale=reference[scale] if scale is not None and scale in reference else None,
+        )
+        yield from _compare_type(name, ours[name], reference[name])
+    extra = [name for name in ours.columns if name not in reference.columns]
+    yield outcome("columns_beyond_reference", ",".join(extra), "")
+    shared = [name for name in reference if name in ours.columns]
+    yield outcome("column_order", [name for name in ours if name in reference.columns] == shared, True)
+
+
+def _belongs(name: str, prefix: str) -> bool:
+    """Whether a column is one of a plugin's: its own, its correction's or its slot's."""
+    return name.startswith((prefix, f"apcorr_{prefix}"))
+
+
+def _compare_type(name: str, ours: npt.NDArray[Any], reference: npt.NDArray[Any]) -> Iterator[Deviations]:
+    """Yield a deviation if the types differ (the length of text is free)."""
+    same = ours.dtype == reference.dtype or (ours.dtype.kind in "UO" and reference.dtype.kind in "UO")
+    if not same:
+        yield outcome("column_types", f"{name} {ours.dtype}", f"{name} {reference.dtype}")
+
+
+def compare_psf(model: PsfModel, reference: PsfReference) -> Iterator[Deviations]:
+    """Compare the PSF at the probe points, drawn in place and as a kernel, with the average position."""
+    for point, (x, y, color) in enumerate(reference.probes):
+        for kind, image in (
+            ("image", model.image(x=x, y=y, color=color)),
+            ("kernel", model.kernel_image(x=x, y=y, color=color)),
+        ):
+            wanted, corner = reference.images[kind][point], reference.corners[kind][point]
+            peak = float(np.max(wanted))
+            yield deviations_between(f"psf_{kind}", image.array / peak, wanted / peak, PSF_IMAGE)
+            yield deviations_between(f"psf_{kind}_corner", np.array([image.x0, image.y0]), corner, EXACT)
+    position = np.array(model.average_position)
+    yield deviations_between(
+        "psf_average_position", position, reference.average_position, Tolerance("absolute", 1e-9)
+    )
+    yield deviations_between(
+        "psf_average_color",
+        np.array([model.average_color]),
+        np.array([reference.average_color]),
+        Tolerance("absolute", 1e-6, reason="float32 colours"),
+    )
+
+
+def compare_ap_corr(
+    fields: Mapping[str, BoundedField], reference: ApCorrReference, not_implemented: Mapping[str, str]
+) -> Iterator[Deviations]:
+    """Compare the aperture-correction map: which entries exist, their values on the grid, coefficients."""
+    for name, wanted in reference.values.items():
+        cause = next((why for prefix, why in not_implemented.items() if name.startswith(prefix)), "")
+        label = f"ap_corr_{name}"
+        if name not in fields:
+            values = np.empty(0) if cause else np.array([np.inf])
+            kind = Tolerance("report", reason=cause) if cause else EXACT
+            yield Deviations(label, values, kind, cause or "the map lacks this entry")
+            continue
+        found = fields[name].evaluate(x=reference.grid_x, y=reference.grid_y)
+        tolerance = _error_tolerance() if name.endswith("Err") else FIELD
+        yield deviations_between(label, found, wanted, tolerance)
+        yield deviations_between(
+            "ap_corr_coefficients",
+            _padded(fields[name]),
+            reference.coefficients[name],
+            Tolerance("absolute", 1e-6, reason="input fluxes agree to 1e-5"),
+        )
+    extra = sorted(set(fields) - set(reference.values))
+    yield outcome("ap_corr_entries_beyond_reference", ",".join(extra), "")
+
+
+def _error_tolerance() -> Tolerance:
+    """Return the tolerance of the scatter entries: a difference of nearly equal ratios."""
+    return Tolerance("relative", 1e-4, floor=1e-3, reason="a scatter of 1e-2 of ratios that agree to 1e-6")
+
+
+def _padded(field: Any) -> npt.NDArray[np.float64]:
+    """Return the coefficients in the reference's 3 x 3 frame, NaN where absent."""
+    frame = np.full((3, 3), np.nan)
+    rows, columns = field.coefficients.shape
+    frame[:rows, :columns] = field.coefficients
+    return frame

@@ -1,0 +1,131 @@
+"""Deviations of one quantity, their tolerance, and the verdict over many detectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Deviations", "Tolerance", "Verdict", "deviations_between", "verdicts"]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How a quantity is compared: `kind` exact, relative, absolute or report, and the largest deviation.
+
+    A value of kind `relative` deviates by |a - b| / max(|b|, floor); `report` is printed and never judged.
+    """
+
+    kind: str
+    value: float = 0.0
+    floor: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Deviations of one quantity on one detector; inf where a value is absent on one side only."""
+
+    name: str
+    values: FloatArray
+    tolerance: Tolerance
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the table shows of a quantity of a configuration."""
+
+    name: str
+    n: int
+    median: float | None
+    maximum: float | None
+    tolerance: float | None
+    ok: bool
+    cause: str = ""
+    kind: str = "exact"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of ``parity.json``."""
+        return {
+            "n": self.n,
+            "median": _plain(self.median),
+            "max": _plain(self.maximum),
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "cause": self.cause,
+        }
+
+
+@dataclass
+class _Collected:
+    values: list[FloatArray] = field(default_factory=list)
+    tolerance: Tolerance = field(default_factory=lambda: Tolerance("exact"))
+    causes: list[str] = field(default_factory=list)
+
+
+def deviations_between(
+    name: str,
+    ours: npt.NDArray[Any],
+    reference: npt.NDArray[Any],
+    tolerance: Tolerance,
+    *,
+    scale: npt.NDArray[Any] | None = None,
+) -> Deviations:
+    """Compare two arrays element by element; values that are NaN on both sides are left out.
+
+    `scale` replaces |reference| in a relative deviation (for quantities that pass through zero).
+    """
+    if ours.shape != reference.shape:
+        return Deviations(name, np.array([np.inf]), tolerance, f"shape {ours.shape}, not {reference.shape}")
+    if tolerance.kind == "exact" and ours.dtype.kind != "f":
+        return Deviations(name, (ours != reference).astype(np.float64).ravel(), tolerance)
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    compared = ~(np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = np.where(a == b, 0.0, np.abs(a - b))
+        if tolerance.kind == "relative":
+            unit = np.maximum(np.abs(b if scale is None else scale), tolerance.floor)
+            difference = np.where(difference == 0.0, 0.0, difference / unit)
+    difference[np.isnan(difference)] = np.inf
+    return Deviations(name, difference[compared].ravel(), tolerance)
+
+
+def verdicts(collected: Iterable[Deviations]) -> list[Verdict]:
+    """Return one verdict per quantity, in order of first appearance, over all detectors."""
+    by_name: dict[str, _Collected] = {}
+    for deviations in collected:
+        entry = by_name.setdefault(deviations.name, _Collected(tolerance=deviations.tolerance))
+        entry.values.append(deviations.values)
+        if deviations.cause and deviations.cause not in entry.causes:
+            entry.causes.append(deviations.cause)
+    return [_verdict(name, entry) for name, entry in by_name.items()]
+
+
+def _verdict(name: str, entry: _Collected) -> Verdict:
+    values = np.concatenate(entry.values)
+    maximum = float(values.max()) if values.size else None
+    judged = entry.tolerance.kind != "report"
+    ok = not judged or maximum is None or maximum <= entry.tolerance.value
+    return Verdict(
+        name,
+        int(values.size),
+        float(np.median(values)) if values.size else None,
+        maximum,
+        entry.tolerance.value if judged else None,
+        ok,
+        "; ".join(entry.causes) or ("" if judged else entry.tolerance.reason),
+        entry.tolerance.kind,
+    )
+
+
+def _plain(value: float | None) -> float | str | None:
+    """Return a number that strict JSON knows."""
+    if value is None or np.isfinite(value):
+        return value
+    return "inf"
