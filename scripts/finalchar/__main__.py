@@ -1,0 +1,115 @@
+"""The command line: ``python -m finalchar COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from finalchar.errors import FinalcharError
+
+__all__ = ["main"]
+
+CLONE = Path(__file__).resolve().parents[2]
+
+
+def arguments_of(words: list[str] | None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(prog="finalchar", description=__doc__.splitlines()[0] if __doc__ else "")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.add_argument(
+            "--config",
+            type=Path,
+            default=Path("config.yaml"),
+            metavar="FILE",
+            help="default: config.yaml here",
+        )
+        added.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            dest="overrides",
+            help="change a setting",
+        )
+        return added
+
+    run = command("run", "show what is due, run the workflow, show the outcomes")
+    run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments of snakemake, after --")
+    command("status", "show what is due and why")
+    explain = command("explain", "show why a detector is due, or that it is not")
+    redo = command("redo", "make a visit or a detector again at the next run")
+    explain.add_argument("visit", type=int)
+    explain.add_argument("detector", type=int)
+    redo.add_argument("visit", type=int)
+    redo.add_argument("detector", type=int, nargs="?")
+    command("verify", "hash every input and product and compare with the records")
+    export = commands.add_parser("export", help="write files for the plain PSF libraries")
+    export.add_argument("format", choices=["piff"])
+    export.add_argument("path", type=Path, help="a product (FITS), or a visit's folder")
+    export.add_argument("output", type=Path, nargs="?", help="file to write, default: beside the product")
+    simulate = commands.add_parser("simulate", help="write a simulated survey")
+    simulate.add_argument("kind", choices=["demo", "micro"])
+    simulate.add_argument("folder", type=Path)
+    return parser.parse_args(words)
+
+
+def perform(given: argparse.Namespace) -> int:
+    """Do what the command says; return the exit status."""
+    if given.command == "simulate":
+        from finalchar.simulate import make_survey
+
+        make_survey(given.kind, given.folder)
+        return 0
+    if given.command == "export":
+        from finalchar.psf.export import export_piff
+
+        print(f"wrote {export_piff(given.path, given.output)}")
+        return 0
+    return perform_on_survey(given)
+
+
+def perform_on_survey(given: argparse.Namespace) -> int:
+    """Do a command that needs a configuration, in the folder of the configuration."""
+    from finalchar import commands, plan
+    from finalchar.frozen import Configured
+
+    if not given.config.is_file():
+        raise FinalcharError(f"{given.config} does not exist: go to its folder or give --config FILE")
+    os.chdir(given.config.resolve().parent)
+    config = Path(given.config.name)
+    if given.command == "run":
+        words = [word for word in given.snakemake if word != "--"]
+        return commands.run(CLONE, config, given.overrides, words)
+    survey = Configured.read(config, given.overrides).survey()
+    if given.command == "status":
+        lines = commands.status(plan.Plan(survey))
+    elif given.command == "explain":
+        lines = commands.explain(plan.Plan(survey), given.visit, given.detector)
+    elif given.command == "redo":
+        lines = commands.redo(survey, given.visit, given.detector)
+    else:
+        lines = commands.verify(survey)
+    print("\n".join(lines))
+    return 0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command; errors are one sentence and exit status 1."""
+    try:
+        return perform(arguments_of(words))
+    except FinalcharError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Write the reserve list of one visit."""
+
+from finalchar import work
+
+if __name__ == "__main__":
+    work.main(work.list_visit)
