@@ -34,6 +34,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 ARCSEC_PER_RADIAN = 206264.80624709636
+RADIAN_PER_ARCSEC = np.pi / (180.0 * 3600.0)
 
 
 def parse_ast(text: str) -> Any:
@@ -218,7 +219,7 @@ class SkyWcs(_WithoutAst):
         ra, dec = self.pixel_to_sky(x=np.array([x, x + 1.0, x]), y=np.array([y, y, y + 1.0]))
         unit = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
         area = np.linalg.norm(np.cross(unit[1] - unit[0], unit[2] - unit[0]))
-        return float(np.sqrt(area) * ARCSEC_PER_RADIAN)
+        return float(np.sqrt(area) / RADIAN_PER_ARCSEC)  # divided: the last bit decides S-Q27
 
     def local_cd_matrix(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
         """Jacobian pixel -> intermediate world coordinates, degrees per pixel, shape (..., 2, 2)."""

@@ -8,14 +8,14 @@ colour.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PsfFit", "PsfImage", "PsfModel"]
+__all__ = ["FitEvidence", "PsfFit", "PsfImage", "PsfModel"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,13 +62,49 @@ class PsfModel(Protocol):
 
 
 @dataclass(frozen=True)
+class FitEvidence:
+    """How the used stars determine the model: what the acceptance of a PSF looks at.
+
+    Attributes
+    ----------
+    x, y : ndarray, float64, shape (n,)
+        Positions of the used stars, parent pixels.
+    signal_to_noise : ndarray, float64, shape (n,)
+        Of the used stars.
+    fitted_signal_to_noise : ndarray, float64, shape (n,)
+        After a cap: its square is the weight of the star in the fit.
+    design : ndarray, float64, shape (n, terms)
+        Spatial (and colour) terms of the model at the used stars.
+    design_at : callable
+        ``design_at(x=, y=)`` gives the terms at other positions, average colour, shape (m, terms).
+    converged : bool
+        Whether the iteration ended by its criterion.
+    fewest_stars_on_grid_point : int or None
+        Over the model's own grid points: the smallest number of used stars that have a good pixel there.
+    unconstrained_grid_points : int
+        Grid points with fewer such stars than the model has terms.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    signal_to_noise: FloatArray
+    fitted_signal_to_noise: FloatArray
+    design: FloatArray
+    design_at: Callable[..., FloatArray]
+    converged: bool = True
+    fewest_stars_on_grid_point: int | None = None
+    unconstrained_grid_points: int = 0
+
+
+@dataclass(frozen=True)
 class PsfFit:
     """What a determiner gives: the model, the used stars and the figures of the fit.
 
     `used` is a boolean array over the candidates that were handed in; `figures` are plain numbers for
     status and summary (``chi_squared``, ``degrees_of_freedom``, ``iterations``, ``stars_available``,
     ``stars_used``, ``terms``, ...); `serialized` holds the bytes of the persisted form (for Piff the pickle
-    of (width, height, psf)) and `persisted_class` its LSST class name.
+    of (width, height, psf)) and `persisted_class` its LSST class name.  `evidence` is what `check_psf` needs
+    (None: the model has nothing of the kind, only its images are looked at).
     """
 
     model: PsfModel
@@ -76,3 +112,4 @@ class PsfFit:
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
     persisted_class: str = ""
     serialized: object = b""
+    evidence: FitEvidence | None = None

@@ -90,6 +90,12 @@ class PiffModel:
         """Whether colour is a variable of the model."""
         return COLOR_KEY in self.psf.interp_property_names
 
+    @property
+    def is_polynomial_grid(self) -> bool:
+        """Whether the model is a pixel grid with polynomial interpolation, as the determiner makes it."""
+        psf = self.psf
+        return type(psf.model).__name__ == "PixelGrid" and type(psf.interp).__name__ == "BasisPolynomial"
+
     def kernel_image(self, *, x: float, y: float, color: float = np.nan) -> PsfImage:
         """Draw the model of (x, y) centred on the central pixel; (0, 0) is that pixel."""
         half = self.size // 2
@@ -146,7 +152,7 @@ class PiffModel:
         at_y: FloatArray,
     ) -> FloatArray:
         """Draw squares around the central pixels with the profiles' origins at (at_x, at_y)."""
-        if _is_polynomial_grid(self.psf):
+        if self.is_polynomial_grid:
             arrays = self._draw_grid(places, centre_x, centre_y, at_x, at_y)
         else:
             arrays = self._draw_by_piff(places, centre_x, centre_y, at_x, at_y)
@@ -175,15 +181,20 @@ class PiffModel:
 
         Polynomial grid models only; `x` and `y` in parent pixels.
         """
+        terms = self.terms(x=x, y=y, color=color)
+        coefficients = self.psf.interp.q
+        result = np.zeros((len(terms), len(coefficients)))
+        for k in range(terms.shape[1]):
+            result += terms[:, k, np.newaxis] * coefficients[:, k]
+        result /= result.sum(axis=1, keepdims=True)
+        return result
+
+    def terms(self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike = np.nan) -> FloatArray:
+        """Return the terms of the polynomial at positions, shape (n, terms); polynomial models only."""
         places = self._places(x, y, color)
         interp = self.psf.interp
         values = [self._key_values(key, places) for key in interp._keys]
-        terms = polynomial_terms(values, interp._orders, interp._max_order)
-        result = np.zeros((len(places.x), len(interp.q)))
-        for k in range(terms.shape[1]):
-            result += terms[:, k, np.newaxis] * interp.q[:, k]
-        result /= result.sum(axis=1, keepdims=True)
-        return result
+        return polynomial_terms(values, interp._orders, interp._max_order)
 
     def _key_values(self, key: str, places: _Places) -> FloatArray:
         if key in PIXEL_KEYS:
@@ -255,10 +266,6 @@ def field_positions(
         return u * ARCSEC_PER_RADIAN, v * ARCSEC_PER_RADIAN
     u, v = wcs.xyTouv(x, y)
     return np.asarray(u, dtype=np.float64), np.asarray(v, dtype=np.float64)
-
-
-def _is_polynomial_grid(psf: Any) -> bool:
-    return type(psf.model).__name__ == "PixelGrid" and type(psf.interp).__name__ == "BasisPolynomial"
 
 
 def _grid_profile(grid: FloatArray, interpolant: Any) -> Any:
