@@ -134,13 +134,22 @@ def _collect_regions(
 def _deblend(
     image: npt.NDArray[np.float32], parent: _Region, index: int, peak_y: IntArray, peak_x: IntArray
 ) -> list[_Region]:
-    """Share the light of a blend among its peaks with templates symmetric about each peak."""
+    """Share the light of a blend among its peaks with templates symmetric about each peak.
+
+    Light that no template claims goes to the nearest peak.
+    """
     values = image[parent.y, parent.x]
     inside = np.zeros((np.ptp(parent.y) + 1, np.ptp(parent.x) + 1), dtype=np.float32)
     y, x = parent.y - parent.y.min(), parent.x - parent.x.min()
     inside[y, x] = values
     bottom, left = parent.y.min(), parent.x.min()
     templates = [_template(inside, y, x, peak_y[peak] - bottom, peak_x[peak] - left) for peak in parent.peaks]
+    stray = (np.sum(templates, axis=0) == 0.0) & (values > 0.0)
+    nearest = np.argmin(
+        [np.hypot(y - peak_y[k] + bottom, x - peak_x[k] + left) for k in parent.peaks], axis=0
+    )
+    for number, template in enumerate(templates):
+        template[stray & (nearest == number)] = 1.0
     total = np.sum(templates, axis=0)
     children = []
     for peak, template in zip(parent.peaks, templates, strict=True):
