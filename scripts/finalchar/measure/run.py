@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -102,13 +103,18 @@ def _star_images(
         footprints=footprints,
         stars=stars,
         level=level,
-        seed=noise_seed(exposure, replacer.noiseSeedMultiplier, compatibility),
+        seed=noise_seed(exposure, footprints, replacer.noiseSeedMultiplier, compatibility),
     )
 
 
-def noise_seed(exposure: Exposure, multiplier: int, compatibility: str) -> int:
-    """Return the seed of the noise: in the reference the same for every detector [M-Q3]."""
-    exposure_id = exposure.visit_info.exposure_id
-    if compatibility == "lsst" or exposure_id is None:
+def noise_seed(exposure: Exposure, footprints: Footprints, multiplier: int, compatibility: str) -> int:
+    """Return the seed of the noise, 32 bits.
+
+    In the reference it is the same for every detector of every visit [M-Q3]; else it is drawn from what
+    tells detectors apart: the exposure's id, which some surveys give per visit, and the first source's id,
+    which some count per detector.
+    """
+    if compatibility == "lsst":
         return multiplier
-    return exposure_id * multiplier
+    first_source = int(footprints.source_id[0]) if len(footprints) else 0
+    return zlib.crc32(f"{exposure.visit_info.exposure_id} {first_source} {multiplier}".encode())

@@ -12,6 +12,7 @@ from finalchar.formats.exposure import Box
 from finalchar.measure import plugins
 from finalchar.measure.fixed_moments import Quadrupole, fixed_moment_flux, weight_region
 from finalchar.measure.plugin import StarError
+from finalchar.measure.run import noise_seed
 from finalchar.measure.schema import active_plugins, correctable_fluxes
 
 HSM = "ext_shapeHSM_Hsm"
@@ -117,12 +118,20 @@ def test_a_neighbour_with_footprint_is_replaced(scene_of):
     assert abs(difference) < 3 * first["base_PsfFlux_instFluxErr"][0]
 
 
-def test_reserved_noise_seed_depends_on_the_exposure_only_when_fixed(scene_of):
+def test_the_noise_differs_between_exposures_only_when_fixed(scene_of):
     scene = scene_of(x=[100.2, 115.0], y=[90.1, 90.1], flux=[2e4, 2e5], radius=6.0)
     other = scene.with_planes(visit_info=replace(scene.exposure.visit_info, exposure_id=8))
     column = "base_PsfFlux_instFlux"
     assert scene.measure("lsst")[column][0] == other.measure("lsst")[column][0]  # M-Q3
     assert scene.measure("fixed")[column][0] != other.measure("fixed")[column][0]
+
+
+def test_the_noise_seed_tells_detectors_of_one_visit_apart(scene_of):
+    scene = scene_of(x=[100.2], y=[90.1], flux=[2e4])
+    neighbour = replace(scene.footprints, source_id=scene.footprints.source_id + (1 << 23))
+    seeds = {noise_seed(scene.exposure, one, 1, "fixed") for one in (scene.footprints, neighbour)}
+    assert len(seeds) == 2
+    assert noise_seed(scene.exposure, neighbour, 3, "lsst") == 3
 
 
 def test_star_at_the_edge_uses_the_pixels_that_exist(scene_of):
