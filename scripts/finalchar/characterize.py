@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DetectorInputs",
     "DetectorResult",
+    "Subtasks",
     "characterize_detector",
     "failed_result",
     "load_detector_inputs",
@@ -80,6 +81,32 @@ class DetectorResult:
     table: SourceTable | None = None
     stamps: StampSet | None = None
     fit: PsfFit | None = None
+
+
+@dataclass(frozen=True)
+class Subtasks:
+    """The replaceable steps; None takes what the configuration says.
+
+    Attributes
+    ----------
+    source_selector : callable, optional
+        ``(sources, exposure) -> boolean mask`` of the sources that may become candidates.
+    make_psf_candidates : callable, optional
+        ``(table, footprints, exposure, settings) -> Candidates``.
+    psf_determiner : callable, optional
+        ``(candidates, exposure, settings, *, band, compatibility) -> PsfFit``.
+    measurement : callable, optional
+        As `finalchar.measure.run.run_measurement`.
+    measure_ap_corr, apply_ap_corr : callable, optional
+        As `finalchar.apcorr.measure.measure_ap_corr` and `finalchar.apcorr.apply.apply_ap_corr`.
+    """
+
+    source_selector: Callable[..., Any] | None = None
+    make_psf_candidates: Callable[..., Any] | None = None
+    psf_determiner: Callable[..., Any] | None = None
+    measurement: Callable[..., Any] | None = None
+    measure_ap_corr: Callable[..., Any] | None = None
+    apply_ap_corr: Callable[..., Any] | None = None
 
 
 def load_detector_inputs(
@@ -127,7 +154,9 @@ def standard_star_bands(config: Any, band: str) -> list[str]:
     return sorted(needed)
 
 
-def characterize_detector(*, inputs: DetectorInputs, config: Any) -> DetectorResult:
+def characterize_detector(
+    *, inputs: DetectorInputs, config: Any, subtasks: Subtasks | None = None
+) -> DetectorResult:
     """Characterise one detector (selection specification 4).
 
     Parameters
@@ -136,6 +165,8 @@ def characterize_detector(*, inputs: DetectorInputs, config: Any) -> DetectorRes
         Exposure, sources, footprints and reserve list.
     config : Config
         The configuration.
+    subtasks : Subtasks, optional
+        Steps to be done by something else than what the configuration names.
 
     Returns
     -------
@@ -147,7 +178,7 @@ def characterize_detector(*, inputs: DetectorInputs, config: Any) -> DetectorRes
     ConfigError
         If the configuration is impossible, which no detector can help.
     """
-    work = _Characterization(inputs, config)
+    work = _Characterization(inputs, config, subtasks or Subtasks())
     try:
         work.check_isolated_stars()
         work.select_sources()
@@ -214,8 +245,9 @@ def library_versions() -> dict[str, str]:
 class _Characterization:
     """The state of one detector as it goes through the steps, each named after its section of 4."""
 
-    def __init__(self, inputs: DetectorInputs, config: Any) -> None:
+    def __init__(self, inputs: DetectorInputs, config: Any, subtasks: Subtasks) -> None:
         self.inputs = inputs
+        self.subtasks = subtasks
         self.config = config
         self.compatibility: str = config.compatibility
         self.counts: dict[str, int] = {}
@@ -239,7 +271,9 @@ class _Characterization:
         """Keep the sources that pass the configured selector (4.2)."""
         sources = _present(self.inputs.sources)
         self.counts["sources"] = len(sources)
-        keep = self._select(self.config.source_selector)(sources)
+        own = self.subtasks.source_selector
+        select = self._select(self.config.source_selector)
+        keep = select(sources) if own is None else own(sources, self.exposure)
         self.counts["selected"] = int(keep.sum())
         if not keep.any():
             name = self.config.source_selector.name
@@ -341,9 +375,8 @@ class _Characterization:
         """Cut the stamps of the candidates (4.6, 5)."""
         from finalchar.stars.candidates import make_psf_candidates
 
-        self._candidates = make_psf_candidates(
-            self.table, self.footprints, self.exposure, self.config.make_psf_candidates
-        )
+        make = self.subtasks.make_psf_candidates or make_psf_candidates
+        self._candidates = make(self.table, self.footprints, self.exposure, self.config.make_psf_candidates)
         self.counts["good_stamps"] = len(self.candidates)
         maximum = self.table["psf_max_value"].copy()
         maximum[self.candidates.index] = self.candidates.psf_max_value
@@ -356,7 +389,8 @@ class _Characterization:
         choice = self.config.psf_determiner
         offered = self.candidates.select(self._may_be_fitted()[self.candidates.index])
         self.counts["available"] = len(offered)
-        fit = determiners.get(choice.name).determine(
+        determine = self.subtasks.psf_determiner or determiners.get(choice.name).determine
+        fit = determine(
             offered, self.exposure, choice.active, band=self._exposure_band, compatibility=self.compatibility
         )
         self.figures |= dict(fit.figures)
@@ -394,7 +428,8 @@ class _Characterization:
         """Measure all candidates, reserved ones too, with the new PSF (4.8)."""
         from finalchar.measure.run import run_measurement
 
-        self._table = run_measurement(
+        measure = self.subtasks.measurement or run_measurement
+        self._table = measure(
             exposure=self.exposure,
             psf=_present(self.fit).model,
             footprints=self.footprints,
@@ -422,7 +457,8 @@ class _Characterization:
     def measure_ap_corr(self) -> None:
         """Measure the aperture corrections and add the entries the exposure came with (4.8, 9)."""
         settings = self.config.measure_ap_corr
-        self._table, measured = measure_ap_corr(
+        measure = self.subtasks.measure_ap_corr or measure_ap_corr
+        self._table, measured = measure(
             self.table,
             self.exposure.box,
             settings,
@@ -448,7 +484,8 @@ class _Characterization:
 
     def apply_ap_corr(self) -> None:
         """Correct the fluxes; what stays uncorrected is named (known failure K22)."""
-        self._table, applied = apply_ap_corr(
+        apply = self.subtasks.apply_ap_corr or apply_ap_corr
+        self._table, applied = apply(
             self.table,
             _present(self.ap_corr_map),
             self.config.apply_ap_corr,

@@ -76,6 +76,10 @@ _MEANINGS = {
 }
 
 
+LINE_COUNTS = ("sources", "selected", "candidates", "reserved", "used")
+"""Counts on the line of the progress display; all others stand in record and summary."""
+
+
 @dataclass(frozen=True)
 class DetectorStatus:
     """Outcome of one detector.
@@ -142,8 +146,8 @@ class DetectorStatus:
 
     @property
     def line(self) -> str:
-        """One line for the progress display: who, how it ended, counts, the sentence."""
-        counts = " ".join(f"{name}={number}" for name, number in self.counts.items())
+        """One line for the progress display: who, how it ended, main counts, the sentence."""
+        counts = " ".join(f"{name}={self.counts[name]}" for name in LINE_COUNTS if name in self.counts)
         parts = [f"visit {self.visit} detector {self.detector} ({self.band})", str(self.status), counts]
         return "  ".join(part for part in [*parts, self.sentence] if part)
 
