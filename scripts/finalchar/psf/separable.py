@@ -232,7 +232,7 @@ def _start(stars: StarStamps, settings: GridSettings) -> GridFit:
     return GridFit(q, flux, center, np.zeros(n), np.zeros(n, np.int64), ~stars.usable)
 
 
-class _Rendering:
+class Rendering:
     """Interpolation weights of the stars for given centres: draws grids and collects their gradients."""
 
     def __init__(self, stars: StarStamps, settings: GridSettings, center: FloatArray) -> None:
@@ -261,10 +261,10 @@ class _Rendering:
     def collect(self, pixels: FloatArray) -> FloatArray:
         """Adjoint of `draw`: grids (n, M, M) from pixel values (n, t, t)."""
         pixels = pixels * self.area_ratio[:, None, None]
-        if self.separable:
-            return np.matmul(self.rows.transpose(0, 2, 1), np.matmul(pixels, self.columns))
-        flat = pixels.reshape(len(pixels), -1, 1)
-        return np.matmul(self.rows.transpose(0, 2, 1), flat * self.columns)
+        if not self.separable:
+            pixels = pixels.reshape(len(pixels), -1, 1) * self.columns
+            return np.asarray(np.matmul(self.rows.transpose(0, 2, 1), pixels))
+        return np.asarray(np.matmul(self.rows.transpose(0, 2, 1), np.matmul(pixels, self.columns)))
 
     def grams(self, star_weight: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Gram matrices (rows, columns) averaged over the stars with the given weights, shape (M, M)."""
@@ -287,14 +287,14 @@ def _kernel(settings: GridSettings) -> Callable[[FloatArray], FloatArray]:
     return weights
 
 
-def _grids(q: FloatArray, basis: FloatArray, size: int) -> FloatArray:
+def star_grids(q: FloatArray, basis: FloatArray, size: int) -> FloatArray:
     """Grid values of every star, shape (n, M, M)."""
-    return (basis @ q.T).reshape(-1, size, size)
+    return np.asarray((basis @ q.T).reshape(-1, size, size))
 
 
-def _unit(grids: FloatArray) -> FloatArray:
+def unit_sum(grids: FloatArray) -> FloatArray:
     """Grids of unit sum."""
-    return grids / grids.sum(axis=(1, 2), keepdims=True)
+    return np.asarray(grids / grids.sum(axis=(1, 2), keepdims=True))
 
 
 def _update_coefficients(stars: StarStamps, settings: GridSettings, state: GridFit) -> GridFit:
@@ -304,13 +304,13 @@ def _update_coefficients(stars: StarStamps, settings: GridSettings, state: GridF
         raise PsfError("no star is left to fit the PSF")
     used = _take(stars, use)
     center, flux = state.center[use], state.flux[use]
-    rendering = _Rendering(used, settings, center)
+    rendering = Rendering(used, settings, center)
     reach = 0.5 * (settings.size + 1) * settings.scale
     inside = (np.abs(used.u() - center[:, 0, None, None]) <= reach) & (
         np.abs(used.v() - center[:, 1, None, None]) <= reach
     )
     weight = np.where(inside, used.weight, 0.0)
-    model = rendering.draw(_unit(_grids(state.q, used.basis, settings.size))) * flux[:, None, None]
+    model = rendering.draw(unit_sum(star_grids(state.q, used.basis, settings.size))) * flux[:, None, None]
     residual = np.where(weight != 0, used.image, 0.0) - model
     increment, steps = solve_normal_equations(rendering, used.basis, weight, flux, residual)
     return replace(state, q=state.q + increment, solver_steps=state.solver_steps + steps)
@@ -323,7 +323,7 @@ def _take(stars: StarStamps, use: BoolArray) -> StarStamps:
 
 
 def solve_normal_equations(
-    rendering: _Rendering,
+    rendering: Rendering,
     basis: FloatArray,
     weight: FloatArray,
     flux: FloatArray,
@@ -333,7 +333,7 @@ def solve_normal_equations(
 
     Parameters
     ----------
-    rendering : _Rendering
+    rendering : Rendering
         Interpolation weights of the stars.
     basis : ndarray, float64, shape (n, nb)
         Polynomial basis values, Piff's scaling.
@@ -355,8 +355,8 @@ def solve_normal_equations(
         If there are fewer stars than terms, if grid points are not constrained, or without convergence.
     """
     star_weight = flux**2 * weight.mean(axis=(1, 2)) * rendering.area_ratio**2
-    scaled, back = _orthonormal_basis(basis, star_weight)
-    inverse_rows, inverse_columns = (_inverse_gram(gram) for gram in rendering.grams(star_weight))
+    scaled, back = orthonormal_basis(basis, star_weight)
+    inverse_rows, inverse_columns = (inverse_gram(gram) for gram in rendering.grams(star_weight))
     weight_of_model = weight * (flux**2)[:, None, None]
     size, terms = len(inverse_rows), scaled.shape[1]
 
@@ -375,7 +375,7 @@ def solve_normal_equations(
     return (back @ solution.reshape(terms, -1)).T, steps
 
 
-def _orthonormal_basis(basis: FloatArray, star_weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+def orthonormal_basis(basis: FloatArray, star_weight: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Basis values orthonormal under the stars' weights, and the matrix that leads back to Piff's terms.
 
     High orders of pixel coordinates make the raw powers ill-conditioned; the columns are scaled and
@@ -393,7 +393,7 @@ def _orthonormal_basis(basis: FloatArray, star_weight: FloatArray) -> tuple[Floa
     return q / root, np.linalg.inv(r) / column_scale[:, None]
 
 
-def _inverse_gram(gram: FloatArray) -> FloatArray:
+def inverse_gram(gram: FloatArray) -> FloatArray:
     """Inverse of an averaged Gram matrix; error if grid rows or columns are not constrained."""
     values, vectors = np.linalg.eigh(gram)
     if values[0] <= MIN_GRAM_EIGENVALUE * values[-1]:
@@ -431,8 +431,8 @@ def _conjugate_gradients(
 
 def _update_flux_and_center(stars: StarStamps, settings: GridSettings, state: GridFit) -> GridFit:
     """One step of flux and centre for every star (``piff.psf.PSF.reflux``), chi-square after it."""
-    grids = _unit(_grids(state.q, stars.basis, settings.size))
-    unit = _Rendering(stars, settings, state.center).draw(grids)
+    grids = unit_sum(star_grids(state.q, stars.basis, settings.size))
+    unit = Rendering(stars, settings, state.center).draw(grids)
     model = unit * state.flux[:, None, None]
     pull = stars.weight * model
     data_sum = (pull * stars.image).sum(axis=(1, 2))
@@ -475,7 +475,7 @@ def _flux_and_center_step(
     for axis in (0, 1):
         moved = center.copy()
         moved[:, axis] += CENTRE_STEP_ARCSEC
-        difference = _Rendering(stars, settings, moved).draw(grids) - unit
+        difference = Rendering(stars, settings, moved).draw(grids) - unit
         design[:, 1 + axis] = (difference * (flux / CENTRE_STEP_ARCSEC)[:, None, None]).reshape(n, -1)
     flat = residual.reshape(n, -1)
     weighted = design * np.abs(pull).reshape(n, 1, -1)
