@@ -154,22 +154,22 @@ README = """\
 
 Results of the real LSST tasks on simulated images, cut to four detectors; the layout is that of the complete
 reference, so that `make parity REFERENCE=tests/data/golden_small` runs on it. Made by
-`python tests/data/make_golden_small.py REFERENCE tests/data/golden_small`. No source code or binary of the LSST
-software is included.
+`python tests/data/make_golden_small.py REFERENCE tests/data/golden_small`. No source code or binary of the
+LSST software is included.
 
 | detector | why |
 |---|---|
 | `2026011500101_0` | band g, NaN pixels under NO_DATA in the first columns, KernelPsf, RICE compression |
 | `2026011500101_1` | PcaPsf, valid polygon, varying calibration; `noise_replacement.npz` is of this one |
 | `2026011500188_3` | small, not compressed, too few stars: the Piff fit fails, rows remain |
-| `2026020300212_3` | small, lossless compression, no selected source among the isolated stars: no work |
+| `2026020300212_3` | small, lossless, no selected source among the isolated stars: no work |
 
-* `survey/`: exposures, catalogues and tract tables as the stack wrote them, tract tables complete (the reserve draw
-  needs every star); `inputs.json`, `inputs_check.npz` cut to the four detectors.
-* `default`, `color_sky_fgcm`, `sky_oversampled`, `field_variant`: measured rows, flags, PSF images,
-  aperture corrections and catalogues of the four detectors (three of them have results). Single-detector
-  catalogues are as the stack wrote them; visit catalogues are cut with our writer (bytes of PSFs copied);
-  numbers and digests in `consolidate.json` are of the kept rows.
+* `survey/`: exposures, catalogues and tract tables as the stack wrote them, tract tables complete (the
+  reserve draw needs every star); `inputs.json`, `inputs_check.npz` cut to the four detectors.
+* `default`, `color_sky_fgcm`, `sky_oversampled`, `field_variant`: measured rows, flags, PSF images, aperture
+  corrections and catalogues of the four detectors. Single-detector catalogues are as the stack wrote them;
+  visit catalogues are cut with our writer (bytes of PSFs copied); numbers and digests in `consolidate.json`
+  are of the kept rows.
 * `reserve_vectors.json`: every fourth draw. `reference_selectors.npz`: complete.
 """
 

@@ -141,6 +141,7 @@ def astropy_unit(unit: str) -> str:
 class _Stored:
     """A column as it lies in the file."""
 
+    number: int
     field: Field
     offset: int
     dtype: str
@@ -230,13 +231,15 @@ def _stored_column(cards: Mapping[str, Card], number: int, offset: int, is_flags
     length = 0 if descriptor else repeat
     entry = Field(text("TTYPE"), code, template, length, text("TUNIT"), doc)
     if descriptor:
-        return _Stored(entry, offset, ">i4" if descriptor == "P" else ">i8", 2 * repeat, descriptor, False)
+        return _Stored(
+            number, entry, offset, ">i4" if descriptor == "P" else ">i8", 2 * repeat, descriptor, False
+        )
     if code == "X":
-        return _Stored(entry, offset, ">u1", -(-repeat // 8), "", is_flags)
+        return _Stored(number, entry, offset, ">u1", -(-repeat // 8), "", is_flags)
     if code == "A":
-        return _Stored(entry, offset, f"S{repeat}", 1 if repeat else 0, "", False)
+        return _Stored(number, entry, offset, f"S{repeat}", 1 if repeat else 0, "", False)
     sizes = {"L": ">u1", "C": ">c8", "M": ">c16"}
-    return _Stored(entry, offset, _DTYPES.get(code) or sizes[code], repeat, "", False)
+    return _Stored(number, entry, offset, _DTYPES.get(code) or sizes[code], repeat, "", False)
 
 
 def _default_template(code: str, repeat: int, descriptor: str) -> str:
@@ -292,17 +295,25 @@ def _read_column(unit: Hdu, column: _Stored) -> Column:
     if entry.code == "A":
         text: Column = np.char.decode(np.ascontiguousarray(raw[:, 0]), "utf-8", "replace")
         return np.char.rstrip(text)
-    if entry.code == "I":
-        zero = int(unit.header.number(_numbered(unit.header, entry.name, "TZERO"), 0.0))
-        values: Column = (raw.astype(np.int32) + zero).astype(np.uint16 if zero == 32768 else np.int16)
-    else:
-        values = raw.astype(raw.dtype.newbyteorder("="))
+    values = _unscaled(unit, raw, column)
     return values if entry.template == "Array" or column.count > 1 else np.ascontiguousarray(values[:, 0])
 
 
-def _numbered(header: Header, name: str, prefix: str) -> str:
-    number = next(c.keyword[5:] for c in header if c.keyword.startswith("TTYPE") and c.value == name)
-    return prefix + number
+def _unscaled(unit: Hdu, raw: Column, column: _Stored) -> Column:
+    """Return native numbers; integers stay integers, and a null among them is refused (K10)."""
+    header, number, name = unit.header, column.number, column.field.name
+    zero, scale = header.get(f"TZERO{number}", 0), header.get(f"TSCAL{number}", 1)
+    null = header.get(f"TNULL{number}")
+    if null is not None and np.any(raw == null):
+        raise InputError(
+            f"{unit.file.path}: column {name!r} has {int(np.sum(raw == null))} nulls, which an integer column "
+            "cannot express; drop these rows"
+        )
+    if column.field.code == "I":
+        return (raw.astype(np.int32) + int(zero or 0)).astype(np.uint16 if zero == 32768 else np.int16)
+    if (zero, scale) != (0, 1):
+        raise InputError(f"{unit.file.path}: column {name!r} is stored scaled, which is not supported")
+    return raw.astype(raw.dtype.newbyteorder("="))
 
 
 def _read_ragged(unit: Hdu, descriptors: Column, entry: Field) -> Column:

@@ -6,6 +6,8 @@ processes.  Pixel positions are 0-based parent coordinates.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +36,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 ARCSEC_PER_RADIAN = 206264.80624709636
+_LOG = logging.getLogger(__name__)
 RADIAN_PER_ARCSEC = np.pi / (180.0 * 3600.0)
 
 
@@ -256,10 +259,16 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     Raises
     ------
     InputError
-        If AST finds no celestial WCS in the cards.
+        If AST finds no celestial WCS in the cards, or they hold two kinds of distortion.
+
+    Notes
+    -----
+    Headers of SCAMP call a projection with PVi_j distortion terms TAN; libraries differ in what they make of
+    them.  Here they mean TPV whatever terms there are, and a line in the log says so.
     """
     import starlink.Ast as Ast
 
+    cards = _without_second_meaning(cards)
     channel = Ast.FitsChan([*cards], None, "Encoding=FITS-WCS,IWC=1,SipReplace=0")
     try:
         frames = channel.read()
@@ -275,6 +284,21 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     ).simplify()
     to_sky = frames.getmapping(numbers["IWC"], numbers["SKY"])
     return sky_wcs_from_frames(to_iwc, to_sky, _crval(cards))
+
+
+def _without_second_meaning(cards: Sequence[str]) -> list[str]:
+    """Return cards in which PVi_j terms of a TAN projection are declared as what they are."""
+    kinds = [card for card in cards if re.match(r"CTYPE[12]\s*=", card)]
+    distorted = any(re.match(r"PV[12]_\d+\s*=", card) for card in cards)
+    if not distorted or not any(re.search(r"--TAN\b", card) for card in kinds):
+        return [*cards]
+    if any("-SIP" in card for card in kinds):
+        raise InputError("the header has SIP and PVi_j distortion terms; remove the cards that do not apply")
+    _LOG.info("the header says TAN and has PVi_j terms, as SCAMP writes them: they are read as TPV")
+    return [
+        card.replace("--TAN'", "--TPV'").replace("--TAN ", "--TPV ") if card in kinds else card
+        for card in cards
+    ]
 
 
 def _crval(cards: Sequence[str]) -> tuple[float, float]:

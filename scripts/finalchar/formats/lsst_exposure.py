@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,14 @@ import numpy.typing as npt
 
 from finalchar.errors import InputError
 from finalchar.formats.archive import Archive, UnknownObject
+from finalchar.formats.ast_text import SkyWcs, sky_wcs_from_cards
 from finalchar.formats.detector import Detector
-from finalchar.formats.exposure import Box, Exposure, SkyProjection
+from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.fits_file import FitsFile, Hdu, Header
 from finalchar.formats.lsst_components import FilterLabel, visit_info_from_cards
 from finalchar.formats.photo_calib import PhotoCalib, calib_from_zero_point
 
-__all__ = ["read_exposure"]
+__all__ = ["read_exposure", "read_header_wcs", "read_image"]
 
 _COMPONENTS = (
     "SKYWCS",
@@ -79,7 +79,7 @@ def read_exposure(path: str | os.PathLike[str]) -> Exposure:
         variance=variance,
         mask_planes=_mask_planes(file),
         box=box,
-        wcs=components.get("SKYWCS") or _header_wcs(file.hdu(1), box),
+        wcs=components.get("SKYWCS") or read_header_wcs(file.hdu(1), box),
         band=label.band,
         physical_filter=label.physical,
         calibration=_calibration(components, header),
@@ -112,7 +112,7 @@ def _read_planes(file: FitsFile) -> dict[str, npt.NDArray[Any]]:
             raise InputError(
                 f"HDU {number} of {file.path} is {found or 'not an image'}, {name} is needed there"
             )
-        planes[name] = np.ascontiguousarray(_read_image(file.hdu(number)), dtype=dtypes[name])
+        planes[name] = np.ascontiguousarray(read_image(file.hdu(number)), dtype=dtypes[name])
         if planes[name].shape != planes["IMAGE"].shape:
             raise InputError(
                 f"{file.path}: the plane {name} has shape {planes[name].shape}, "
@@ -131,7 +131,14 @@ def _plane_type(file: FitsFile, number: int) -> str:
     return header.text("EXTTYPE", header.text("EXTNAME", _PLANES[number]))
 
 
-def _read_image(unit: Hdu) -> npt.NDArray[Any]:
+def read_image(unit: Hdu) -> npt.NDArray[Any]:
+    """Read one image HDU, compressed or not, with its scaling applied.
+
+    Raises
+    ------
+    InputError
+        If the HDU has not two axes or its pixels cannot be decompressed.
+    """
     header = unit.header
     if header.get("ZIMAGE") is True:
         return _read_compressed(unit)
@@ -235,14 +242,17 @@ def _calibration(components: dict[str, Any], header: Header) -> PhotoCalib | Non
     return None
 
 
-def _header_wcs(unit: Hdu, box: Box) -> SkyProjection:
-    """Return the astrometry of the image header, for exposures without archived SkyWcs."""
-    from finalchar.formats.ast_text import sky_wcs_from_cards
+def read_header_wcs(unit: Hdu, box: Box) -> SkyWcs:
+    """Return the astrometry of the FITS-WCS cards of an image HDU (4.4); "A" cards and LTVn are ignored.
 
+    Raises
+    ------
+    InputError
+        If there are none, or they are ambiguous.
+    """
     block = unit.file.buffer[unit.header_start : unit.data_start].decode("latin-1")
     images = [block[start : start + 80] for start in range(0, len(block), 80)]
     cards = [image for image in images if _WCS_CARD.match(image)]
     if not any(card.startswith("CTYPE1") for card in cards):
         raise InputError(f"{unit.file.path} has no astrometry, neither archived nor in the image header")
-    warnings.warn(f"{unit.file.path} has no archived SkyWcs; its header is used", stacklevel=3)
     return sky_wcs_from_cards(cards, x0=box.min_x, y0=box.min_y)
