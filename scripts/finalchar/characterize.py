@@ -347,7 +347,7 @@ class _Characterization:
             ra=ra,
             dec=dec,
             stars=stars,
-            band=self._exposure_band,
+            band=str(self._exposure_band),
             color=settings.color,
             compatibility=self.compatibility,
         )
@@ -465,7 +465,7 @@ class _Characterization:
             self._flux_names,
             select=self._select(settings.sourceSelector),
             compatibility=self.compatibility,
-            limits=getattr(self.config, "ap_corr_acceptance", None),
+            limits=self.config.ap_corr_acceptance,
         )
         self.figures |= measured.figures
         if measured.suspect:

@@ -176,6 +176,7 @@ if TYPE_CHECKING:
     PsfDeterminer: TypeAlias = Any
     Plugins: TypeAlias = Any
     PsfAcceptance: TypeAlias = Any
+    ApCorrAcceptance: TypeAlias = Any
 else:
     SourceSelector = compose_choice(
         "SourceSelector",
@@ -204,6 +205,7 @@ else:
         "Plugins", "finalchar.measure.plugins", known=LSST_PLUGINS, default=LSST_DEFAULT_PLUGINS
     )
     PsfAcceptance = settings_in("finalchar.psf.acceptance")
+    ApCorrAcceptance = settings_in("finalchar.apcorr.acceptance")
 
 
 class Measurement(Section):
@@ -256,6 +258,9 @@ class Config(Section):
     psf_acceptance: PsfAcceptance = subsection(PsfAcceptance, "when a PSF is accepted")
     measurement: Measurement = subsection(Measurement, "measurement with the new PSF")
     measure_ap_corr: MeasureApCorr = subsection(MeasureApCorr, "aperture corrections")
+    ap_corr_acceptance: ApCorrAcceptance = subsection(
+        ApCorrAcceptance, "when an aperture correction is believed"
+    )
     apply_ap_corr: ApplyApCorr = subsection(ApplyApCorr, "and their application")
     do_add_sky_moments: bool = Field(False, description="add moments in sky coordinates and altitude/azimuth")
     do_add_fgcm_photometry: bool = Field(False, description="add magnitudes of the FGCM standard stars")

@@ -89,6 +89,7 @@ def _detector(config: Config) -> dict[str, Any]:
         "psf_acceptance",
         "measurement",
         "measure_ap_corr",
+        "ap_corr_acceptance",
         "apply_ap_corr",
         "do_add_sky_moments",
         "do_add_fgcm_photometry",

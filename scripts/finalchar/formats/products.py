@@ -152,7 +152,7 @@ def read_stamps(path: Path) -> StampSet | None:
         return None
     table = read_table(unit)
     size = unit.header.integer("STAMPSIZ")
-    planes = {name: table[name].reshape(-1, size, size) for name, _ in _PLANES}
-    scalars = {name: table[name].astype(dtype) for name, _, dtype, _ in _SCALARS}
-    scalars["reserved"] = scalars["reserved"] != 0
-    return StampSet(**scalars, **planes)
+    columns: dict[str, Any] = {name: table[name].astype(dtype) for name, _, dtype, _ in _SCALARS}
+    columns |= {name: table[name].reshape(-1, size, size) for name, _ in _PLANES}
+    columns["reserved"] = columns["reserved"] != 0
+    return StampSet(**columns)
