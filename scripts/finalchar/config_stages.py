@@ -37,10 +37,15 @@ def active_values(section: Section) -> dict[str, Any]:
         value = getattr(section, name)
         if isinstance(section, ChoiceSection) and name not in ("name", section.name):  # type: ignore[attr-defined]
             continue
-        if isinstance(section, PluginSection) and name not in ("names", *section.active):
+        if isinstance(section, PluginSection) and name not in ("names", *section.active) and not _own(name):
             continue
         values[name] = _plain(value)
     return values
+
+
+def _own(plugin: str) -> bool:
+    """Whether a plugin is one of our checks, which are run without being named."""
+    return plugin.startswith("finalchar_")
 
 
 def _plain(value: Any) -> Any:

@@ -119,6 +119,10 @@ def _not_a_setting(name: str) -> str | None:
         return "the inputs are named in the sheets detectors.csv and tracts.csv."
     if name == "saveLogOutput":
         return "logs are always kept."
+    from finalchar.config_lsst import FIXED_VALUES
+
+    if name in FIXED_VALUES:
+        return f"it can only be what LSST has, {FIXED_VALUES[name]!r}, yet: remove the line."
     return None
 
 

@@ -24,7 +24,7 @@ def load(tmp_path):
     return load
 
 
-# --- K03: unknown, misspelt, misplaced keys ---
+# --- K03: unknown, misspelt, misplaced keys
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_python_dictionary_with_unknown_key_is_refused():
         Config(reserve_selection={"reserve_fractoin": 0.1})
 
 
-# --- choices -------------------------------------------------------------------------------------------------
+# --- choices
 
 
 def test_unknown_choice_says_what_there_is(load):
@@ -171,7 +171,7 @@ def test_default_list_of_plugins_holds_the_plugins_of_lsst_that_exist():
     assert plugins.names == [name for name in LSST_DEFAULT_PLUGINS if name in type(plugins).NAMES]
 
 
-# --- K04: types ---
+# --- K04: types
 
 
 def test_exponent_without_point_is_a_number(load):
@@ -273,7 +273,7 @@ def test_anchors_and_merge_keys(load):
         load("output: &a {folder: *a}")
 
 
-# --- overrides of the command line ---
+# --- overrides of the command line
 
 
 def test_overrides_follow_the_rules_of_the_file(load):
@@ -306,7 +306,7 @@ def test_wrong_override_is_named(load, override, message):
         load("survey: a", override)
 
 
-# --- properties of the number grammar and of the round trip ---
+# --- properties of the number grammar and of the round trip
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))

@@ -1,0 +1,150 @@
+"""K05: no setting is decoration; every leaf reaches the digest of a stage, or is listed with its reason."""
+
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from finalchar.config import STAGES, Config
+from finalchar.config_choices import ChoiceSection, PluginSection
+from finalchar.config_stages import WITHOUT_EFFECT_ON_PRODUCTS
+from finalchar.config_text import all_keys, section_in
+
+# Settings that only one value is legal for, each with its reason.
+ONE_VALUE = {
+    "input.preset": "the files of the LSST stack are the only preset yet",
+    "measurement.undeblended.names": "undeblended measurement is not supported, the list must be empty",
+}
+# Settings that act only beside another one, which is set with them.
+BESIDE = {
+    "reserve_selection.cell_size_arcsec": {"reserve_selection.method": "stable"},
+    "fgcmPhotometryBands": {"do_add_fgcm_photometry": True},
+}
+# Legal values for text that is not free.
+LEGAL = {
+    "psf_determiner.piff.interpolant": "Lanczos(7)",
+    "psf_determiner.piff.stampSize": 31,
+    "psf_determiner.piff.piffPsfConfigYaml": "{type: Simple}",
+    "psf_determiner.piff.color": {"g": "g-i"},
+    "source_selector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
+    "measure_ap_corr.sourceSelector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
+}
+
+
+def leaves():
+    """Dotted path and annotation of every leaf of the model."""
+    for path in all_keys(Config):
+        model = Config
+        for part in path[:-1]:
+            model = section_in(model.model_fields[part].annotation)
+        annotation = model.model_fields[path[-1]].annotation
+        if section_in(annotation) is None:
+            yield ".".join(path), annotation
+
+
+def other_value(path, annotation, value):
+    """A legal value that differs from `value`."""
+    if path in LEGAL:
+        return LEGAL[path]
+    kinds = [a for a in get_args(annotation) if a is not type(None)]
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != value)
+    if get_origin(annotation) is list:
+        return [] if value else [{str: "other", int: 3, float: 3.0}[kinds[0]]]
+    if get_origin(annotation) is dict:
+        return {} if value else {"r": {str: "other", int: 1, float: 1.0}.get(kinds[1], {})}
+    kind = kinds[0] if kinds else annotation
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice != value)
+    if kind is bool:
+        return not value
+    if kind is str:
+        return f"{value}_other"
+    if kind is float:
+        return value * 0.9 if value else 0.5
+    return (value if value is not None else 1) + 2
+
+
+def activated(path):
+    """A configuration in which the choice that a leaf belongs to is the active one."""
+    config = Config()
+    section: Any = config
+    for part in path.split(".")[:-1]:
+        if isinstance(section, ChoiceSection) and part in type(section).NAMES:
+            section.name = part
+        if isinstance(section, PluginSection) and part in type(section).NAMES and part not in section.names:
+            section.names = [*section.names, part]
+        section = getattr(section, part)
+    for name, value in BESIDE.get(path, {}).items():
+        assign(config, name, value)
+    return config
+
+
+def assign(config, path, value):
+    *above, leaf = path.split(".")
+    section = config
+    for part in above:
+        section = getattr(section, part)
+    setattr(section, leaf, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "annotation"), list(leaves()), ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_leaf_changes_the_digest_of_a_stage_or_has_a_reason(path, annotation):
+    if path in ONE_VALUE:
+        return
+    config = activated(path)
+    before = {stage: config.stage_digest(stage) for stage in STAGES}
+    section: Any = config
+    for part in path.split("."):
+        value, section = section, getattr(section, part)
+    leaf = path.rsplit(".", 1)[-1]
+    if isinstance(value, ChoiceSection) and leaf == "name":
+        new = next((n for n in type(value).NAMES if n != section), None)
+        if new is None:
+            pytest.skip("one choice only yet")
+    elif isinstance(value, PluginSection) and leaf == "names":
+        new = section[:-1]
+    else:
+        new = other_value(path, annotation, section)
+    assign(config, path, new)
+    changed = [stage for stage in STAGES if config.stage_digest(stage) != before[stage]]
+    assert bool(changed) != (path in WITHOUT_EFFECT_ON_PRODUCTS), (path, new, changed)
+
+
+def test_lists_of_exceptions_name_existing_leaves():
+    names = {path for path, _ in leaves()}
+    assert set(WITHOUT_EFFECT_ON_PRODUCTS) <= names
+    assert set(ONE_VALUE) <= names
+    assert set(LEGAL) <= names
+    assert set(BESIDE) <= names
+    assert all(WITHOUT_EFFECT_ON_PRODUCTS.values())
+
+
+def test_digest_does_not_depend_on_the_order_in_the_file_nor_on_inactive_choices():
+    config, other = Config(), Config()
+    other.source_selector.flagged.field = "other"
+    other.measure_ap_corr.sourceSelector.objectSize.widthMin = 0.1
+    assert config.stage_digest("detector") == other.stage_digest("detector")
+    other.measure_ap_corr.sourceSelector.name = "objectSize"
+    assert config.stage_digest("detector") != other.stage_digest("detector")
+
+
+def test_tract_stage_knows_only_the_reserve_selection():
+    config = Config()
+    before = config.stage_digest("tract")
+    config.measure_ap_corr.fitConfig.orderX = 1
+    config.psf_determiner.piff.spatialOrder = 1
+    assert config.stage_digest("tract") == before
+    config.reserve_selection.reserve_fraction = 0.2
+    assert config.stage_digest("tract") != before
+
+
+def test_importing_the_configuration_is_cheap():
+    """The planner imports it: no library that takes long to import may come along."""
+    import subprocess
+    import sys
+
+    heavy = ["scipy", "astropy", "galsim", "piff", "pandas", "pyarrow", "fitsio", "matplotlib"]
+    code = f"import sys, finalchar.config; print([m for m in {heavy!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
