@@ -28,6 +28,8 @@ IntArray = npt.NDArray[np.int64]
 IQR_TO_STANDARD_DEVIATION = 0.741301109252802
 CLIPPING_WIDTH = 3.0
 CLIPPING_PASSES = 3
+BLOCK = 1 << 17
+"""Pixels per step of the statistics, so that a step fits into the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,25 @@ def measure_noise(image: ImageArray) -> NoiseLevel:
     half_width = CLIPPING_WIDTH * IQR_TO_STANDARD_DEVIATION * (quartile3 - quartile1)
     variance = 0.0
     for _ in range(CLIPPING_PASSES):
-        offset = values.astype(np.float64) - centre
-        kept = offset[np.abs(offset) <= half_width]
-        shift = float(kept.mean())
-        variance = float(np.sum(kept * kept) - len(kept) * shift * shift) / max(len(kept) - 1, 1)
-        centre += shift
+        centre, variance = _clipped_mean(values, centre, half_width)
         half_width = CLIPPING_WIDTH * np.sqrt(variance)
     return NoiseLevel(centre, float(np.sqrt(variance)))
+
+
+def _clipped_mean(values: ImageArray, centre: float, half_width: float) -> tuple[float, float]:
+    """Return mean and unbiased variance of the values within `half_width` of `centre`."""
+    number, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(values), BLOCK):
+        offset = values[start : start + BLOCK].astype(np.float64)
+        offset -= centre
+        kept = offset[np.abs(offset) <= half_width]
+        number += len(kept)
+        total += float(kept.sum())
+        squares += float(np.square(kept).sum())  # not a BLAS product: same bytes with any threads
+    if number < 2:
+        return centre, 0.0
+    shift = total / number
+    return centre + shift, (squares - number * shift * shift) / (number - 1)
 
 
 def _quartiles(values: ImageArray) -> tuple[float, float, float]:

@@ -37,10 +37,10 @@ class PsfFluxResult:
     @classmethod
     def fit(cls, *, psf: Array, image: Array, variance: Array) -> PsfFluxResult:
         """Fit the amplitude of the PSF to pixels, unweighted, without background."""
-        alpha = float(psf @ psf)
-        flux = float(psf @ image) / alpha
+        alpha = float((psf * psf).sum())
+        flux = float((psf * image).sum()) / alpha
         with np.errstate(all="ignore"):
-            error = float(np.sqrt((psf * psf) @ variance)) / alpha
+            error = float(np.sqrt((psf * psf * variance).sum())) / alpha
             chi2 = float(np.sum((image - flux * psf) ** 2 / variance))
         return cls(flux, error, float(psf.sum()) ** 2 / alpha, chi2)
 
