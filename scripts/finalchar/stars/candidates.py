@@ -8,7 +8,7 @@ at its own size (`Candidates.stamps`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -59,14 +59,7 @@ class Stamps:
 
     def select(self, rows: npt.NDArray[Any]) -> Stamps:
         """Return the given stamps (boolean mask or indices)."""
-        return Stamps(
-            self.rows[rows],
-            self.image[rows],
-            self.mask[rows],
-            self.variance[rows],
-            self.x0[rows],
-            self.y0[rows],
-        )
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -124,23 +117,8 @@ class Candidates:
 
     def select(self, rows: npt.NDArray[Any]) -> Candidates:
         """Return the given candidates (boolean mask or indices)."""
-        return Candidates(
-            self.index[rows],
-            self.source_id[rows],
-            self.x[rows],
-            self.y[rows],
-            self.color_value[rows],
-            self.color_type[rows],
-            self.psf_max_value[rows],
-            self.image[rows],
-            self.mask[rows],
-            self.variance[rows],
-            self.x0[rows],
-            self.y0[rows],
-            self.footprints,
-            self.footprint_index[rows],
-            self.rejected,
-        )
+        names = [field.name for field in fields(self) if field.name not in ("footprints", "rejected")]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def stamps(
         self, exposure: Exposure, size: int, *, mask_blends: bool = True, pixel_threshold: float = 0.0
@@ -203,32 +181,32 @@ def make_psf_candidates(
     )
     finite = np.isfinite(stamps.image)
     good: BoolArray = np.any(finite, axis=(1, 2))
-    centroid_not_finite = int((~(np.isfinite(x) & np.isfinite(y))).sum())
+    greatest = np.max(np.where(finite, stamps.image, -np.inf), axis=(1, 2), initial=-np.inf)
+    no_position = int((~(np.isfinite(x) & np.isfinite(y))).sum())
     rejected = {
-        "centroid_not_finite": centroid_not_finite,
-        "stamp_outside_image": len(x) - len(stamps) - centroid_not_finite,
+        "centroid_not_finite": no_position,
+        "stamp_outside_image": len(x) - len(stamps) - no_position,
         "no_finite_pixel": int((~good).sum()),
     }
-    greatest = np.max(np.where(finite, stamps.image, -np.inf), axis=(1, 2), initial=-np.inf)[good]
     stamps = stamps.select(good)
     index = stamps.rows
     color_value, color_type = _colors(table)
     return Candidates(
-        index,
-        source_id[index],
-        x[index],
-        y[index],
-        color_value[index],
-        color_type[index],
-        greatest.astype(np.float32),
-        stamps.image,
-        stamps.mask,
-        stamps.variance,
-        stamps.x0,
-        stamps.y0,
-        footprints,
-        place[index],
-        rejected,
+        index=index,
+        source_id=source_id[index],
+        x=x[index],
+        y=y[index],
+        color_value=color_value[index],
+        color_type=color_type[index],
+        psf_max_value=greatest[good].astype(np.float32),
+        image=stamps.image,
+        mask=stamps.mask,
+        variance=stamps.variance,
+        x0=stamps.x0,
+        y0=stamps.y0,
+        footprints=footprints,
+        footprint_index=place[index],
+        rejected=rejected,
     )
 
 

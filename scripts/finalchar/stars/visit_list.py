@@ -7,7 +7,6 @@ makes use of and nothing else: not the order of rows, not unused columns or rows
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,14 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import InputError
-from finalchar.stars.colors import (
-    CUT_RADIUS_ARCSEC,
-    FgcmStars,
-    concatenate_fgcm,
-    match_on_sky,
-    read_fgcm,
-    stack_fgcm,
-)
+from finalchar.stars.colors import FgcmStars, concatenate_fgcm, read_fgcm, stack_fgcm
+from finalchar.stars.isolated_sources import IsolatedSources, Neighbours, find_neighbours, row_digests
 from finalchar.stars.isolated_tables import ColumnTypes, check_star_rows, read_columns, read_isolated_stars
 from finalchar.stars.reserve import ReserveSettings, draw_tract
 from finalchar.stars.tract import METADATA_KEY as TRACT_METADATA_KEY
@@ -72,45 +65,6 @@ class TractInputs:
 
 
 @dataclass(frozen=True)
-class IsolatedSources:
-    """Sources of isolated stars on one visit or detector, with the fate of their stars.
-
-    Attributes
-    ----------
-    detector : ndarray of int32, shape (n,)
-    source_id, tract, isolated_star_id : ndarray of int64, shape (n,)
-    reserved : ndarray of bool, shape (n,)
-    sources_of_star : ndarray of int32, shape (n,)
-        Number of sources of the same star in the visit; normally 1.
-    fgcm : FgcmStars or None
-        Standard stars near these sources, each once; None if they were not asked for.
-    """
-
-    detector: npt.NDArray[np.int32]
-    source_id: IntArray
-    tract: IntArray
-    isolated_star_id: IntArray
-    reserved: npt.NDArray[np.bool_]
-    sources_of_star: npt.NDArray[np.int32]
-    fgcm: FgcmStars | None = None
-
-    def __len__(self) -> int:
-        return len(self.source_id)
-
-    def select(self, rows: npt.NDArray[Any]) -> IsolatedSources:
-        """Return the given rows (boolean mask or indices), with the same standard stars."""
-        return IsolatedSources(
-            self.detector[rows],
-            self.source_id[rows],
-            self.tract[rows],
-            self.isolated_star_id[rows],
-            self.reserved[rows],
-            self.sources_of_star[rows],
-            self.fgcm,
-        )
-
-
-@dataclass(frozen=True)
 class _TractRows:
     """The sources of one tract in one visit, in the order of the tract's table."""
 
@@ -121,15 +75,6 @@ class _TractRows:
     ra: npt.NDArray[np.float64]
     dec: npt.NDArray[np.float64]
     reserved: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Neighbours:
-    """Rows of `stars` near each source: `star[offset[k]:offset[k + 1]]` belong to source k."""
-
-    offset: IntArray
-    star: IntArray
-    stars: FgcmStars
 
 
 def make_visit_list(
@@ -178,7 +123,7 @@ def make_visit_list(
     if fgcm_bands:
         standard = _read_standard_stars([i for i in tracts if i.tract in draws], fgcm_bands)
         ra, dec = (_joined(parts, name, np.float64)[order] for name in ("ra", "dec"))
-        neighbours = _near(ra, dec, standard)
+        neighbours = find_neighbours(ra, dec, standard)
     figures = {"visit": visit, "band": band, "draws": draws, "sources_not_in_band": dropped, **_counts(rows)}
     _write(Path(output), rows, neighbours, sorted(fgcm_bands), figures)
     return row_digests(rows, neighbours)
@@ -284,63 +229,10 @@ def _read_standard_stars(tracts: Sequence[TractInputs], bands: Sequence[str]) ->
     return concatenate_fgcm(parts, bands=bands)
 
 
-def _near(ra: npt.NDArray[np.float64], dec: npt.NDArray[np.float64], stars: FgcmStars) -> _Neighbours:
-    source, star, _ = match_on_sky(
-        ra=ra, dec=dec, other_ra=stars.ra, other_dec=stars.dec, radius_arcsec=CUT_RADIUS_ARCSEC
-    )
-    offset = np.concatenate([[0], np.cumsum(np.bincount(source, minlength=len(ra)))]).astype(np.int64)
-    return _Neighbours(offset, star, stars)
-
-
-def row_digests(rows: IsolatedSources, neighbours: _Neighbours | None = None) -> dict[int, str]:
-    """Digest of the rows of each detector: source, fate and multiplicity, and the standard stars nearby.
-
-    Rows are taken in the order of their source id; where an id is repeated, its rows keep their order, which
-    decides its fate with ``compatibility: lsst``.
-
-    Parameters
-    ----------
-    rows : IsolatedSources
-
-    Returns
-    -------
-    dict of int to str
-        sha256 by detector.
-    """
-    order = np.lexsort((rows.source_id, rows.detector))
-    detectors, start = np.unique(rows.detector[order], return_index=True)
-    digests = {}
-    for detector, mine in zip(detectors.tolist(), np.split(order, start[1:]), strict=False):
-        digest = hashlib.sha256(rows.source_id[mine].astype("<i8").tobytes())
-        digest.update(rows.reserved[mine].astype("u1").tobytes())
-        digest.update(rows.sources_of_star[mine].astype("<i4").tobytes())
-        if neighbours is not None:
-            _add_standard_stars(digest, neighbours, mine)
-        digests[detector] = digest.hexdigest()
-    return digests
-
-
-def _add_standard_stars(digest: Any, neighbours: _Neighbours, mine: IntArray) -> None:
-    number = neighbours.offset[mine + 1] - neighbours.offset[mine]
-    star = neighbours.star[_ragged(neighbours.offset[mine], number)]
-    stars = neighbours.stars
-    digest.update(number.astype("<i4").tobytes())
-    digest.update(stars.ra[star].astype("<f8").tobytes() + stars.dec[star].astype("<f8").tobytes())
-    for band in sorted(stars.magnitudes):
-        digest.update(f"{band}{stars.has_band[band]:d}".encode())
-        digest.update(stars.magnitudes[band][star].astype("<f4").tobytes())
-
-
-def _ragged(start: IntArray, number: IntArray) -> IntArray:
-    """Indices start[k], start[k] + 1, ... (number[k] of them) for all k."""
-    before = np.concatenate([[0], np.cumsum(number)[:-1]]) if len(number) else number
-    return np.repeat(start - before, number) + np.arange(number.sum(), dtype=np.int64)
-
-
 def _write(
     output: Path,
     rows: IsolatedSources,
-    neighbours: _Neighbours | None,
+    neighbours: Neighbours | None,
     bands: Sequence[str],
     figures: dict[str, Any],
 ) -> None:
