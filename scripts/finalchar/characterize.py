@@ -195,6 +195,7 @@ def characterize_detector(
     except NoWorkError as error:
         return work.result(Status(error.status), str(error))
     except PsfError as error:
+        work.figures |= getattr(error, "figures", {})  # a PSF that was made and refused tells why
         return work.result(_psf_status(error), str(error))
     except MeasurementError as error:
         return work.result(Status.MEASUREMENT_FAILED, str(error))
@@ -397,6 +398,8 @@ class _Characterization:
         self.figures |= acceptance.check_psf(
             fit, self.exposure, self.config.psf_acceptance, compatibility=self.compatibility
         )
+        if self.figures.get("poorly_determined"):
+            self.warnings.append(f"PSF poorly determined: {self.figures['poorly_determined_because']}")
         used = np.zeros(len(self.table), dtype=bool)
         used[offered.index[fit.used]] = True
         self.fit = fit

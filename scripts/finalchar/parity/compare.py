@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.formats.exposure import BoundedField
+from finalchar.formats.exposure_catalog import ExposureRecord
 from finalchar.formats.sources import SourceTable
 from finalchar.parity.deviations import Deviations, Tolerance, deviations_between
 from finalchar.parity.reference import ApCorrReference, PsfReference
 from finalchar.parity.tolerances import column_tolerance, scale_column
 from finalchar.psf.model import PsfModel
 
-__all__ = ["compare_ap_corr", "compare_flags", "compare_psf", "compare_table", "outcome"]
+__all__ = ["compare_ap_corr", "compare_flags", "compare_psf", "compare_record", "compare_table", "outcome"]
 
 FLAGS = ("calib_psf_candidate", "calib_psf_reserved", "calib_psf_used")
 EXACT = Tolerance("exact")
@@ -123,6 +124,26 @@ def compare_ap_corr(
         )
     extra = sorted(set(fields) - set(reference.values))
     yield outcome("ap_corr_entries_beyond_reference", ",".join(extra), "")
+
+
+def compare_record(
+    ours: ExposureRecord | None, reference: ExposureRecord | None, not_implemented: Mapping[str, str]
+) -> Iterator[Deviations]:
+    """Compare the entry of the exposure catalogue: is there one, its numbers, its parts."""
+    yield outcome("catalogue_entry", ours is not None, reference is not None)
+    if ours is None or reference is None:
+        return
+    for name in ("detector", "visit", "box"):
+        yield outcome(f"catalogue_{name}", getattr(ours, name), getattr(reference, name))
+    yield outcome("catalogue_psf_class", _class_of(ours.psf), _class_of(reference.psf))
+    prefixes = tuple(not_implemented)
+    wanted = {name for name in reference.ap_corr_map or {} if not (prefixes and name.startswith(prefixes))}
+    yield outcome("catalogue_map_entries", sorted(ours.ap_corr_map or {}), sorted(wanted))
+
+
+def _class_of(psf: object) -> str:
+    """Return the persisted class of a stored PSF."""
+    return "none" if psf is None else str(getattr(psf, "persisted_class", type(psf).__name__))
 
 
 def _error_tolerance() -> Tolerance:

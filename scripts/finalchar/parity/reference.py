@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import InputError
+from finalchar.formats.exposure_catalog import ExposureRecord, read_exposure_catalog
 from finalchar.formats.sources import SourceTable
 
 __all__ = [
@@ -137,6 +138,17 @@ class ReferenceConfiguration:
                 {names[index]: values[index] for index in there},
                 {names[index]: coefficients[index] for index in there},
             )
+
+    def record(self, visit: int, detector: int) -> ExposureRecord | None:
+        """Return a detector's entry in the catalogue of its visit, None if it has none."""
+        path = self.folder / f"psf_ap_corr_{visit}.fits"
+        if not path.exists():
+            return None
+        return next((each for each in read_exposure_catalog(path) if each.detector == detector), None)
+
+    def has_catalogue(self, visit: int) -> bool:
+        """Whether the reference keeps a catalogue of the visit."""
+        return (self.folder / f"psf_ap_corr_{visit}.fits").exists()
 
     def consolidated(self) -> dict[str, Any]:
         """Return what the reference says of its consolidated tables, by visit."""

@@ -116,6 +116,9 @@ def _compare_detector(task: _Task) -> _Compared:
     result = _characterize(task, config)
     wanted = task.detector
     deviations = list(_compare_outcome(result, wanted))
+    if task.reference.has_catalogue(wanted.visit):
+        record = task.reference.record(wanted.visit, wanted.detector)
+        deviations += compare.compare_record(result.record, record, task.not_implemented)
     ids = np.empty(0, dtype=np.int64)
     if result.table is not None and wanted.rows is not None:
         ids = result.table["id"]
