@@ -203,7 +203,7 @@ def _lines(path: Path, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[
     start = 1
     try:
         for row in reader:
-            if row and (row[0] or any(map(str.strip, row))):
+            if row and (row[0].strip() or any(map(str.strip, row))):
                 yield start, row
             start = reader.line_num + 1  # type: ignore[attr-defined]
     except csv.Error as error:
