@@ -306,7 +306,7 @@ def _unscaled(unit: Hdu, raw: Column, column: _Stored) -> Column:
     null = header.get(f"TNULL{number}")
     if null is not None and np.any(raw == null):
         raise InputError(
-            f"{unit.file.path}: column {name!r} has {int(np.sum(raw == null))} nulls, which an integer column "
+            f"{unit.file.path}: column {name!r} has {int(np.sum(raw == null))} nulls, which integers "
             "cannot express; drop these rows"
         )
     if column.field.code == "I":
