@@ -94,6 +94,6 @@ def test_installation_is_done_once(tmp_path, monkeypatch, capsys):
 
 
 def test_make_help_lists_the_commands():
-    out = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in ("run", "test", "lint", "parity", "bench", "scale", "test-slurm", "test-staleness"):
         assert f"make {name} " in out
