@@ -59,7 +59,7 @@ def _import_direction() -> list[str]:
 
 
 def _snakemake_lint() -> list[str]:
-    """Findings of `snakemake --lint` that are not accepted; all its output where it is no list of findings."""
+    """Findings of `snakemake --lint` that are not accepted, or all its output if it found nothing to list."""
     result = _module(["snakemake", "--lint", "--workflow-profile", "none"])
     found, rule, findings = [], "", 0
     for line in result.stderr.splitlines():
