@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from finalchar.formats.afw_table import read_table, table_hdu
 from finalchar.formats.ast_text import ARCSEC_PER_RADIAN
 from finalchar.formats.exposure import Exposure
@@ -24,11 +23,15 @@ REFERENCES = [
 ]
 
 
+def inputs(root: Path) -> dict[str, Any]:
+    """What the stack says of each input."""
+    said: dict[str, Any] = json.loads((root / "survey/inputs.json").read_text())
+    return said
+
+
 def detectors() -> list[tuple[Path, str]]:
     """All (reference, visit_detector)."""
-    return [
-        (root, key) for root in REFERENCES for key in json.loads((root / "survey/inputs.json").read_text())
-    ]
+    return [(root, key) for root in REFERENCES for key in inputs(root)]
 
 
 def catalogues() -> list[Path]:
@@ -46,7 +49,7 @@ class Case:
 
     def __init__(self, root: Path, key: str) -> None:
         self.survey, self.key = root / "survey", key
-        self.said = json.loads((self.survey / "inputs.json").read_text())[key]
+        self.said = inputs(root)[key]
         with np.load(self.survey / "inputs_check.npz") as data:
             self.arrays = {
                 name.split("|", 1)[1]: data[name] for name in data.files if name.startswith(f"{key}|")

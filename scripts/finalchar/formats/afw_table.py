@@ -35,6 +35,7 @@ Column = npt.NDArray[Any]
 
 _DTYPES = {"B": ">u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _CODES = {"u1": "B", "u2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D"}
+_NAME_COMMENT = "label for field"
 _TEMPLATE_COMMENT = "Field template used by lsst.afw.table"
 _STRUCTURE = re.compile(
     r"(XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|THEAP|FLAGCOL|ALIAS|AFW_TYPE|AFW_TABLE_VERSION|AR_HDU|"
@@ -226,7 +227,7 @@ def _stored_column(cards: Mapping[str, Card], number: int, offset: int, is_flags
     if form is None:
         raise InputError(f"column {number} of a table has the unknown format {text('TFORM')!r}")
     repeat, descriptor, code = int(form[1] or 1), form[2], form[3]
-    doc = text("TDOC") or (cards[f"TTYPE{number}"].comment if f"TTYPE{number}" in cards else "")
+    doc = text("TDOC") or _comment_of(cards.get(f"TTYPE{number}"))
     template = text("TCCLS") or _default_template(code, repeat, descriptor)
     length = 0 if descriptor else repeat
     entry = Field(text("TTYPE"), code, template, length, text("TUNIT"), doc)
@@ -240,6 +241,11 @@ def _stored_column(cards: Mapping[str, Card], number: int, offset: int, is_flags
         return _Stored(number, entry, offset, f"S{repeat}", 1 if repeat else 0, "", False)
     sizes = {"L": ">u1", "C": ">c8", "M": ">c16"}
     return _Stored(number, entry, offset, _DTYPES.get(code) or sizes[code], repeat, "", False)
+
+
+def _comment_of(card: Card | None) -> str:
+    """Return the description in a TTYPE comment; the standard comment is none."""
+    return "" if card is None or card.comment == _NAME_COMMENT else card.comment
 
 
 def _default_template(code: str, repeat: int, descriptor: str) -> str:
@@ -272,6 +278,8 @@ def _raw(unit: Hdu, column: _Stored) -> Column:
         raise InputError(
             f"column {column.field.name!r} of {unit.file.path} lies outside the rows of its table"
         )
+    if rows == 0 or column.count == 0:
+        return np.empty((rows, column.count), column.dtype)
     return np.ndarray(
         (rows, column.count), column.dtype, unit.file.buffer, unit.data_start + column.offset, (width, item)
     )
@@ -499,7 +507,7 @@ def _schema_cards(table: AfwTable, flags: Sequence[Field]) -> list[Card]:
             continue
         column += 1
         cards += [
-            Card(f"TTYPE{column}", f.name, "label for field"),
+            Card(f"TTYPE{column}", f.name, _NAME_COMMENT),
             Card(f"TFORM{column}", _form(f, table.columns[f.name]), "format of field"),
         ]
         cards += [Card(f"TZERO{column}", 32768)] if f.code == "I" else []
