@@ -11,6 +11,7 @@ from finalchar.errors import ConfigError, InputError, MeasurementError
 from finalchar.formats.exposure import Box
 from finalchar.measure import plugins
 from finalchar.measure.fixed_moments import Quadrupole, fixed_moment_flux, weight_region
+from finalchar.measure.noise_replacement import measure_noise, replace_sources
 from finalchar.measure.plugin import StarError
 from finalchar.measure.run import noise_seed
 from finalchar.measure.schema import active_plugins, correctable_fluxes
@@ -406,3 +407,74 @@ def test_small_weights_are_sampled_at_16_points():
 def test_singular_weights_are_refused(shape):
     with pytest.raises(StarError):
         fixed_moment_flux(np.ones((3, 3)), box=Box(0, 0, 2, 2), shape=shape, x=1.0, y=1.0)
+
+
+# Definitions of the reference, one by one
+
+
+def test_the_gaussian_error_takes_the_truncated_pixel(scene_of):
+    scene = scene_of(x=[60.7], y=[70.8], flux=[5e4])
+    variance = scene.exposure.variance.copy()
+    variance[70, 60] = 400.0
+    table = scene.with_planes(variance=variance).measure("lsst")
+    xx, yy, xy = (table[f"{SOURCE}_{axes}"][0] for axes in ("xx", "yy", "xy"))
+    error = 2 * np.sqrt(400 * np.pi * np.sqrt(xx * yy - xy**2))  # M-Q5
+    assert table["base_GaussianFlux_instFluxErr"][0] == pytest.approx(error, rel=1e-12)
+
+
+def test_chi2_is_the_sum_over_the_stamp(scene_of):
+    scene = scene_of(x=[60.0], y=[70.0], flux=[5e4], radius=30.0)
+    table = scene.measure("lsst")
+    drawn = scene.psf.image(x=60.0, y=70.0)
+    part = (slice(drawn.y0, drawn.y0 + 25), slice(drawn.x0, drawn.x0 + 25))
+    residual = scene.exposure.image[part] - table["base_PsfFlux_instFlux"][0] * drawn.array
+    chi2 = (residual**2 / scene.exposure.variance[part]).sum()
+    assert table["base_PsfFlux_chi2"][0] == pytest.approx(chi2, rel=1e-6)  # float32
+
+
+def test_the_regauss_uncertainty_is_twice_galsims(scene_of, monkeypatch):
+    class Shape:
+        corrected_e1, corrected_e2, corrected_shape_err = 0.1, -0.2, 0.03
+        resolution_factor, correction_status = 0.4, 0
+
+    monkeypatch.setattr(galsim.hsm, "EstimateShear", lambda *args, **keywords: Shape())
+    table = scene_of(x=[60.0], y=[70.0], flux=[5e4]).measure("lsst")
+    values = [table[f"{HSM}ShapeRegauss_{name}"][0] for name in ("e1", "e2", "sigma", "resolution")]
+    assert values == [0.1, -0.2, 0.06, 0.4]
+    assert not table[f"{HSM}ShapeRegauss_flag"][0]
+
+
+def test_bad_pixels_of_higher_moments_are_replaced_by_the_rule_of_the_reference(scene_of):
+    scene = scene_of(x=[60.0], y=[70.0], flux=[5e4], radius=8.0)
+    mask = scene.exposure.mask.copy()
+    mask[70, 63] = 2  # SAT
+    scene = scene.with_planes(mask=mask)
+    table = scene.measure("lsst")
+    y, x = np.mgrid[62:79, 52:69].astype(float)
+    x -= table[f"{SOURCE}_x"][0]
+    y -= table[f"{SOURCE}_y"][0]
+    pairs = (("xx", "xy"), ("xy", "yy"))
+    matrix = np.array([[table[f"{SOURCE}_{axes}"][0] for axes in pair] for pair in pairs])
+    values, vectors = np.linalg.eigh(matrix)
+    u, v = np.einsum("ij,jab->iab", vectors @ np.diag(values**-0.5) @ vectors.T, np.stack([x, y]))
+    weight = np.exp(-0.5 * (u**2 + v**2))
+    stamp = _seen_by_first_star(scene)
+    bad = scene.exposure.mask[62:79, 52:69] != 0
+    weighted = weight * stamp
+    weighted[bad] = weight[bad] ** 2 * stamp[~bad].sum() / weight[~bad].sum()  # M-Q7
+    for p, q in ((4, 0), (0, 4), (2, 2), (3, 0), (1, 2)):
+        wanted = (u**p * v**q * weighted).sum() / weighted.sum()
+        # the sums of the ratio are float32
+        assert table[f"{HIGHER}Source_{p}{q}"][0] == pytest.approx(wanted, abs=1e-7)
+
+
+def _seen_by_first_star(scene):
+    images = replace_sources(
+        image=scene.exposure.image,
+        box=scene.exposure.box,
+        footprints=scene.footprints,
+        stars=np.array([0]),
+        level=measure_noise(scene.exposure.image),
+        seed=1,
+    )
+    return images.stamp(0, Box(52, 62, 68, 78)).astype(float)
