@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
@@ -17,6 +17,12 @@ class SourceMomentsSettings(PluginSettings):
     """Settings of the moments of sources."""
 
     roundMoments: bool = SettingsField(False, description="use a circular weight")
+    addFlux: Literal[False] = SettingsField(
+        False, description="only false is supported: there is no column of the flux"
+    )
+    subtractCenter: Literal[False] = SettingsField(
+        False, description="only false is supported: the centroid is in parent pixels"
+    )
     badMaskPlanes: list[str] = SettingsField(
         list(hsm.BAD_PLANES), description="planes whose pixels get weight zero"
     )

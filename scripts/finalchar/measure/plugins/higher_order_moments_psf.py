@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
@@ -19,6 +21,9 @@ class Settings(PluginSettings):
     """Settings of ext_shapeHSM_HigherOrderMomentsPSF."""
 
     min_order: int = SettingsField(hsm.HIGHER_ORDERS[0], ge=3, description="lowest order of the moments")
+    useSourceCentroidOffset: Literal[False] = SettingsField(
+        False, description="only false is supported: the kernel image, centred on its pixel"
+    )
     max_order: int = SettingsField(hsm.HIGHER_ORDERS[1], ge=3, description="highest order of the moments")
 
 

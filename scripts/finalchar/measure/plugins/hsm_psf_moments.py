@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
@@ -16,6 +18,15 @@ class Settings(PluginSettings):
     """Settings of ext_shapeHSM_HsmPsfMoments."""
 
     roundMoments: bool = SettingsField(False, description="use a circular weight")
+    addFlux: Literal[False] = SettingsField(
+        False, description="only false is supported: there is no column of the flux"
+    )
+    subtractCenter: Literal[True] = SettingsField(
+        True, description="only true is supported: the centroid is relative to the central pixel"
+    )
+    useSourceCentroidOffset: Literal[False] = SettingsField(
+        False, description="only false is supported: the kernel image, centred on its pixel"
+    )
 
 
 class Plugin(PerStarPlugin[Settings]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
@@ -20,6 +22,9 @@ SIGMA_FACTOR = 2.0
 class Settings(PluginSettings):
     """Settings of ext_shapeHSM_HsmShapeRegauss."""
 
+    deblendNChild: Literal[""] = SettingsField(
+        "", description="only the empty name is supported: sources with children are measured too"
+    )
     badMaskPlanes: list[str] = SettingsField(
         list(hsm.BAD_PLANES), description="planes whose pixels get weight zero"
     )
