@@ -27,9 +27,8 @@ FIELD = Tolerance("relative", 1e-6, reason="where the input fluxes agree")
 def outcome(name: str, ours: object, reference: object) -> Deviations:
     """Compare two plain values; a difference is told in words."""
     same = ours == reference
-    return Deviations(
-        name, np.array([0.0 if same else np.inf]), EXACT, "" if same else f"{ours}, not {reference}"
-    )
+    detail = "" if same else f"{ours}, not {reference}"
+    return Deviations(name, np.array([0.0 if same else np.inf]), EXACT, detail=detail)
 
 
 def compare_flags(ours: SourceTable, reference: SourceTable) -> Iterator[Deviations]:
@@ -49,7 +48,7 @@ def compare_table(
         if name not in ours.columns:
             values = np.empty(0) if cause else np.array([np.inf])
             kind = Tolerance("report", reason=cause) if cause else EXACT
-            yield Deviations(name, values, kind, cause or "the column is missing")
+            yield Deviations(name, values, kind, cause, "" if cause else "the column is missing")
             continue
         scale = scale_column(name)
         yield deviations_between(
@@ -111,14 +110,14 @@ def compare_ap_corr(
         if name not in fields:
             values = np.empty(0) if cause else np.array([np.inf])
             kind = Tolerance("report", reason=cause) if cause else EXACT
-            yield Deviations(label, values, kind, cause or "the map lacks this entry")
+            yield Deviations(label, values, kind, cause, "" if cause else "the map lacks this entry")
             continue
         found = fields[name].evaluate(x=reference.grid_x, y=reference.grid_y)
         tolerance = _error_tolerance() if name.endswith("Err") else FIELD
         yield deviations_between(label, found, wanted, tolerance)
         yield deviations_between(
             "ap_corr_coefficients",
-            _padded(fields[name]),
+            _padded(fields[name], reference.coefficients[name].shape),
             reference.coefficients[name],
             Tolerance("absolute", 1e-6, reason="input fluxes agree to 1e-5"),
         )
@@ -151,9 +150,9 @@ def _error_tolerance() -> Tolerance:
     return Tolerance("relative", 1e-4, floor=1e-3, reason="a scatter of 1e-2 of ratios that agree to 1e-6")
 
 
-def _padded(field: Any) -> npt.NDArray[np.float64]:
-    """Return the coefficients in the reference's 3 x 3 frame, NaN where absent."""
-    frame = np.full((3, 3), np.nan)
+def _padded(field: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return the coefficients in the reference's frame, NaN where absent."""
     rows, columns = field.coefficients.shape
+    frame = np.full((max(rows, shape[0]), max(columns, shape[1])), np.nan)
     frame[:rows, :columns] = field.coefficients
     return frame

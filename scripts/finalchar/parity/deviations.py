@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +29,16 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Deviations:
-    """Deviations of one quantity on one detector; inf where a value is absent on one side only."""
+    """Deviations of one quantity on one detector; inf where a value is absent on one side only.
+
+    `cause` explains why a deviation is accepted; `detail` only says what differs.
+    """
 
     name: str
     values: FloatArray
     tolerance: Tolerance
     cause: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Verdict:
     ok: bool
     cause: str = ""
     kind: str = "exact"
+    detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of ``parity.json``."""
@@ -59,6 +64,7 @@ class Verdict:
             "tolerance": self.tolerance,
             "ok": self.ok,
             "cause": self.cause,
+            "detail": self.detail,
         }
 
 
@@ -67,6 +73,7 @@ class _Collected:
     values: list[FloatArray] = field(default_factory=list)
     tolerance: Tolerance = field(default_factory=lambda: Tolerance("exact"))
     causes: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
 
 def deviations_between(
@@ -82,7 +89,8 @@ def deviations_between(
     `scale` replaces |reference| in a relative deviation (for quantities that pass through zero).
     """
     if ours.shape != reference.shape:
-        return Deviations(name, np.array([np.inf]), tolerance, f"shape {ours.shape}, not {reference.shape}")
+        detail = f"shape {ours.shape}, not {reference.shape}"
+        return Deviations(name, np.array([np.inf]), tolerance, detail=detail)
     if tolerance.kind == "exact" and ours.dtype.kind != "f":
         return Deviations(name, (ours != reference).astype(np.float64).ravel(), tolerance)
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
@@ -96,18 +104,25 @@ def deviations_between(
     return Deviations(name, difference[compared].ravel(), tolerance)
 
 
-def verdicts(collected: Iterable[Deviations]) -> list[Verdict]:
-    """Return one verdict per quantity, in order of first appearance, over all detectors."""
+def verdicts(
+    collected: Iterable[Deviations], known_cause: Callable[[str], str] = lambda name: ""
+) -> list[Verdict]:
+    """Return one verdict per quantity, in order of first appearance, over all detectors.
+
+    `known_cause` gives the stated cause of a deviation of a quantity, or an empty text.
+    """
     by_name: dict[str, _Collected] = {}
     for deviations in collected:
         entry = by_name.setdefault(deviations.name, _Collected(tolerance=deviations.tolerance))
         entry.values.append(deviations.values)
         if deviations.cause and deviations.cause not in entry.causes:
             entry.causes.append(deviations.cause)
-    return [_verdict(name, entry) for name, entry in by_name.items()]
+        if deviations.detail and deviations.detail not in entry.details:
+            entry.details.append(deviations.detail)
+    return [_verdict(name, entry, known_cause) for name, entry in by_name.items()]
 
 
-def _verdict(name: str, entry: _Collected) -> Verdict:
+def _verdict(name: str, entry: _Collected, known_cause: Callable[[str], str]) -> Verdict:
     values = np.concatenate(entry.values)
     maximum = float(values.max()) if values.size else None
     judged = entry.tolerance.kind != "report"
@@ -119,8 +134,9 @@ def _verdict(name: str, entry: _Collected) -> Verdict:
         maximum,
         entry.tolerance.value if judged else None,
         ok,
-        "; ".join(entry.causes) or ("" if judged else entry.tolerance.reason),
+        "; ".join(entry.causes) or (("" if ok else known_cause(name)) if judged else entry.tolerance.reason),
         entry.tolerance.kind,
+        "; ".join(entry.details[:3]) + ("; ..." if len(entry.details) > 3 else ""),
     )
 
 

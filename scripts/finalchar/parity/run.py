@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,6 +19,7 @@ from finalchar.errors import NotYetImplementedError
 from finalchar.parity import compare
 from finalchar.parity.deviations import Deviations, Tolerance, Verdict, verdicts
 from finalchar.parity.reference import DetectorReference, ReferenceConfiguration
+from finalchar.parity.tolerances import known_cause
 
 __all__ = ["Outcome", "run_configuration"]
 
@@ -80,7 +82,7 @@ def run_configuration(reference: ReferenceConfiguration, *, processes: int = 2) 
     results = list(_run(tasks, processes))
     deviations = [each for result in results for each in result.deviations]
     deviations += _compare_visits(reference, results)
-    return Outcome(reference.name, tuple(verdicts(deviations)))
+    return Outcome(reference.name, tuple(verdicts(deviations, partial(known_cause, reference.name))))
 
 
 def _missing_plugins(flat: dict[str, Any], config: Any) -> dict[str, str]:

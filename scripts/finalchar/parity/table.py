@@ -57,7 +57,8 @@ def _line(verdict: Verdict) -> str:
     figures = " ".join(
         f"{_number(value):>9}" for value in (verdict.median, verdict.maximum, verdict.tolerance)
     )
-    return f"{verdict.name:<58} {verdict.n:>8} {figures}  {word:<8} {verdict.cause}".rstrip()
+    said = verdict.cause or verdict.detail
+    return f"{verdict.name:<58} {verdict.n:>8} {figures}  {word:<9} {said}".rstrip()
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,7 @@ import re
 
 from finalchar.parity.deviations import Tolerance
 
-__all__ = ["column_tolerance", "scale_column"]
+__all__ = ["column_tolerance", "known_cause", "scale_column"]
 
 EXACT = Tolerance("exact", reason="no arithmetic")
 WITH_PSF = 1e-5
@@ -38,6 +38,16 @@ _COPIED = re.compile(
     r"(base_CircularApertureFlux_|base_SdssCentroid_|base_NormalizedCompensatedTophatFlux_|slot_ApFlux_|"
     r"slot_CalibFlux_|slot_Centroid_|calib_psf_selection_)"
 )
+KNOWN_CAUSES: tuple[tuple[str, str, str], ...] = ()
+"""(configuration, quantity, cause): patterns of deviations that are understood, with their explanation."""
+
+
+def known_cause(configuration: str, name: str) -> str:
+    """Return why a quantity of a configuration is known to be out of tolerance; empty if it is not."""
+    for configurations, names, cause in KNOWN_CAUSES:
+        if re.fullmatch(configurations, configuration) and re.fullmatch(names, name):
+            return cause
+    return ""
 
 
 def column_tolerance(name: str) -> Tolerance:
