@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from finalchar.errors import InputError
 from finalchar.formats import products
+from finalchar.formats.exposure_catalog import ExposureRecord
+from finalchar.formats.psfs import PiffPsf
 from finalchar.formats.sources import ColumnInfo, SourceTable
 from finalchar.status import DetectorStatus, Status
 
@@ -117,8 +119,12 @@ def consolidate_visit(
     _check_pairs(with_rows)
     tables = [products.read_star_table(each.table) for each in with_rows if each.table is not None]
     rows = _write_stars(tables, paths["table"])
-    _write_catalogue(with_rows, paths["psf_ap_corr"], config.compatibility)
-    warnings = (*_software_differences(detectors), *_far_corrections(detectors))
+    records = _write_catalogue(with_rows, paths["psf_ap_corr"], config.compatibility)
+    warnings = (
+        *_write_piff_files(records, visit, output, config.output.piff),
+        *_software_differences(detectors),
+        *_far_corrections(detectors),
+    )
     table = summary_table(detectors, reserve_digests)
     products.write_table(table, paths["summary"])
     return _summary(visit, band, detectors, rows, warnings)
@@ -134,7 +140,9 @@ def _write_stars(tables: Sequence[SourceTable], path: Path) -> int:
     return len(stacked)
 
 
-def _write_catalogue(detectors: Sequence[DetectorProducts], path: Path, compatibility: str) -> None:
+def _write_catalogue(
+    detectors: Sequence[DetectorProducts], path: Path, compatibility: str
+) -> list[ExposureRecord]:
     """Write the catalogue; without any record there is none (an older one is removed)."""
     records = [products.read_detector_record(each.psf_ap_corr) for each in detectors if each.psf_ap_corr]
     for each, record in zip(detectors, records, strict=True):
@@ -147,6 +155,27 @@ def _write_catalogue(detectors: Sequence[DetectorProducts], path: Path, compatib
         products.write_visit_catalogue(records, path, compatibility=compatibility)
     else:
         path.unlink(missing_ok=True)
+    return records
+
+
+def _write_piff_files(records: Sequence[ExposureRecord], visit: int, folder: Path, wanted: str) -> list[str]:
+    """Write files that ``piff.read`` opens, one per detector or one per visit; older ones are removed."""
+    for path in folder.glob("psf_*.piff"):
+        path.unlink()
+    models = {each.detector: each.psf.pickle for each in records if isinstance(each.psf, PiffPsf)}
+    if wanted == "none" or not models:
+        return []
+    from finalchar.psf.piff_store import export_piff, export_piff_visit
+
+    try:
+        if wanted == "visit":
+            export_piff_visit(models, folder / f"psf_{visit}.piff")
+        else:
+            for detector, model in models.items():
+                export_piff(model, folder / f"psf_{visit}_{detector:03d}.piff")
+    except InputError as error:
+        return [f"no file for Piff was written: {error}"]
+    return []
 
 
 def _check_pairs(detectors: Sequence[DetectorProducts]) -> None:
