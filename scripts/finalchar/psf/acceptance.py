@@ -49,7 +49,7 @@ class Settings(Section):
         1.0, ge=0, le=1, description="part of the detector outside the used stars; more: the PSF fails"
     )
     poor_extrapolated_fraction: float = Field(
-        0.5, ge=0, le=1, description="more: marked as poorly determined"
+        0.6, ge=0, le=1, description="more: marked as poorly determined"
     )
     max_predicted_size_error: float | None = Field(
         None, gt=0, description="predicted relative error of the size at the worst place; more: the PSF fails"
