@@ -19,7 +19,7 @@ from finalchar.config_choices import _Choices, refuse_unimplemented
 from finalchar.errors import ConfigError
 from finalchar.strict_yaml import Mapping, Scalar
 
-__all__ = ["all_keys", "interpret", "tree_of_override"]
+__all__ = ["all_keys", "command_line_overrides", "interpret", "tree_of_override"]
 
 
 def tree_of_override(assignment: str) -> Mapping:
@@ -40,6 +40,26 @@ def tree_of_override(assignment: str) -> Mapping:
         section.put(part, value, where)
         value = section
     return value  # type: ignore[no-any-return]
+
+
+def command_line_overrides(arguments: Sequence[str]) -> list[str]:
+    """The ``key=value`` texts behind ``--config`` (``-C``) on a command line of Snakemake, as they were typed.
+
+    Snakemake's own dictionary has lost information: ``output=2026_01_15`` has become the number 20260115.
+    """
+    texts: list[str] = []
+    inside = False
+    for argument in arguments:
+        if argument in ("--config", "-C"):
+            inside = True
+        elif argument.startswith("--config="):
+            texts.append(argument.removeprefix("--config="))
+            inside = True
+        elif argument.startswith("-"):
+            inside = False
+        elif inside:
+            texts.append(argument)
+    return texts
 
 
 def interpret(model: type[Section], tree: Mapping) -> dict[str, Any]:

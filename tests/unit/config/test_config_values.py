@@ -7,6 +7,7 @@ import re
 import pytest
 from finalchar import strict_yaml
 from finalchar.config import Config, load_config
+from finalchar.config_text import command_line_overrides
 from finalchar.errors import ConfigError, NotYetImplementedError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -290,6 +291,28 @@ def test_overrides_follow_the_rules_of_the_file(load):
     assert config.fgcmPhotometryBands == ["g", "y"]
     assert config.output.folder == "2026_01_15"
     assert config.compatibility == "lsst"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--cores", "2", "--config", "output=2026_01_15", "survey=010", "--quiet"],
+        ["-C", "output=2026_01_15", "survey=010", "-n", "all"],
+        ["--config=output=2026_01_15", "survey=010"],
+        ["--config", "output=2026_01_15", "--configfile", "a=b", "--config", "survey=010"],
+    ],
+)
+def test_overrides_are_taken_from_the_command_line_as_they_were_typed(load, arguments):
+    texts = command_line_overrides(arguments)
+    assert texts == ["output=2026_01_15", "survey=010"]
+    assert load("", *texts).output.folder == "2026_01_15"
+
+
+def test_snakemake_itself_loses_what_was_typed():
+    """Why we read the command line ourselves; when this fails, Snakemake has become exact."""
+    from snakemake.cli import parse_config
+
+    assert parse_config(["output=2026_01_15"]) == {"output": 20260115}
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_commands_of_the_readme_exist():
         assert re.search(rf"^{name}:", makefile, re.M), name
 
 
+@pytest.mark.filterwarnings("ignore:No table..len:astropy.utils.exceptions.AstropyUserWarning")  # plain table
 def test_five_lines_of_python(tmp_path, monkeypatch):
     """On the products of the reference, laid out as ours."""
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
