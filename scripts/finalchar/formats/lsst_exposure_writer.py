@@ -196,10 +196,11 @@ def _compressed_hdu(array: npt.NDArray[Any], cards: Sequence[Card], **options: A
         memory.write(np.ascontiguousarray(array), tile_dims=(1, array.shape[1]), **options)
         written: bytes = memory.read_raw()
     hdu = written[BLOCK:]
-    end = next(start for start in range(0, len(hdu), 80) if hdu[start : start + 80].rstrip() == b"END")
-    data = hdu[-(-(end + 80) // BLOCK) * BLOCK :]
-    head = hdu[:end] + header_bytes(cards).rstrip()
-    return head.ljust(-(-len(head) // BLOCK) * BLOCK) + data
+    images = [hdu[start : start + 80] for start in range(0, hdu.index(b"END".ljust(80)), 80)]
+    data = hdu[-(-(80 * len(images) + 80) // BLOCK) * BLOCK :]
+    # The library takes the image for a primary one; it is an extension.
+    head = b"".join(image for image in images if not image.startswith(b"ZSIMPLE")) + header_bytes(cards)
+    return head.rstrip().ljust(-(-len(head.rstrip()) // BLOCK) * BLOCK) + data
 
 
 def _quantisation_step(array: npt.NDArray[Any], parts: ExposureParts) -> float:
@@ -300,13 +301,19 @@ _DETECTOR_FIELDS = (
     Field("physicalType", "A", "String", 0),
     Field("version", "J"),
 )
-_AMPLIFIER_BOXES = (
-    "raw_bbox",
-    "raw_databbox",
-    "raw_horizontaloverscanbbox",
-    "raw_verticaloverscanbbox",
-    "raw_prescanbbox",
-)
+# Boxes of the raw amplifier, and the fields that follow them.
+_AMPLIFIER_BOXES: dict[str, tuple[Field, ...]] = {
+    "raw_bbox": (),
+    "raw_databbox": (
+        Field("raw_flip_x", "X", "Flag"),
+        Field("raw_flip_y", "X", "Flag"),
+        Field("raw_xyoffset_x", "J", unit="pixel"),
+        Field("raw_xyoffset_y", "J", unit="pixel"),
+    ),
+    "raw_horizontaloverscanbbox": (),
+    "raw_verticaloverscanbbox": (),
+    "raw_prescanbbox": (),
+}
 
 
 def _add_detector(writer: ArchiveWriter, camera: CameraGeometry) -> int:
@@ -334,27 +341,26 @@ def _add_detector(writer: ArchiveWriter, camera: CameraGeometry) -> int:
 
 def _amplifier_table(camera: CameraGeometry) -> AfwTable:
     """Return the one amplifier, which covers the detector."""
+    box = camera.box
     content: list[tuple[Field, Any]] = [
-        (Field("hasrawinfo", "X", "Flag"), False),
-        (Field("raw_flip_x", "X", "Flag"), False),
-        (Field("raw_flip_y", "X", "Flag"), False),
         (Field("name", "A", "String", 0), "A0"),
-        (Field("bbox_min_x", "J"), camera.box.min_x),
-        (Field("bbox_min_y", "J"), camera.box.min_y),
-        (Field("bbox_extent_x", "J"), camera.box.width),
-        (Field("bbox_extent_y", "J"), camera.box.height),
-        (Field("gain", "D"), camera.gain),
-        (Field("saturation", "D"), camera.saturation),
-        (Field("suspectlevel", "D"), 0.8 * camera.saturation),
-        (Field("readnoise", "D"), camera.read_noise),
+        (Field("bbox_min_x", "J", unit="pixel"), box.min_x),
+        (Field("bbox_min_y", "J", unit="pixel"), box.min_y),
+        (Field("bbox_extent_x", "J", unit="pixel"), box.width),
+        (Field("bbox_extent_y", "J", unit="pixel"), box.height),
+        (Field("gain", "D", unit="electron adu^-1"), camera.gain),
+        (Field("saturation", "D", unit="adu"), camera.saturation),
+        (Field("suspectlevel", "D", unit="adu"), 0.8 * camera.saturation),
+        (Field("readnoise", "D", unit="electron"), camera.read_noise),
         (Field("readoutcorner", "J"), 0),
         (Field("linearity_coeffs", "D", "Array", 0), np.zeros(0)),
         (Field("linearity_type", "A", "String", 0), ""),
+        (Field("hasrawinfo", "X", "Flag"), False),
     ]
-    for name in _AMPLIFIER_BOXES:
-        content += [(Field(f"{name}_{end}", "J"), 0) for end in ("min_x", "min_y", "extent_x", "extent_y")]
-        if name == "raw_databbox":
-            content += [(Field("raw_xyoffset_x", "J"), 0), (Field("raw_xyoffset_y", "J"), 0)]
+    for name, follower in _AMPLIFIER_BOXES.items():
+        ends = ("min_x", "min_y", "extent_x", "extent_y")
+        content += [(Field(f"{name}_{end}", "J", unit="pixel"), 0) for end in ends]
+        content += [(field, 0) for field in follower]
     content += [
         (Field("linearityThreshold", "D"), 0.0),
         (Field("linearityMaximum", "D"), 0.0),

@@ -257,3 +257,47 @@ def test_source_catalogue_needs_its_first_columns(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="begins with the columns id, coord_ra"):
         write_source_catalogue(tmp_path / "src.fits", table)
     assert not list(tmp_path.iterdir())
+
+
+GOLDEN = Path(__file__).parents[2] / "data" / "golden_small" / "survey"
+
+
+def _layout(path: Path, first_hdu: int) -> dict[str, list[list[tuple[str, ...]]]]:
+    """Return, by class name, the fields of the archive tables: kind, name, form and template."""
+    file = FitsFile(path)
+    layouts: dict[str, list[list[tuple[str, ...]]]] = {}
+    for number in range(first_hdu, len(file)):
+        header = file.hdu(number).header
+        rows: list[tuple[str, ...]] = []
+        for card in header:
+            if card.keyword.startswith(("TTYPE", "TFLAG")):
+                rows.append((card.keyword[:5], str(card.value)))
+            elif card.keyword.startswith(("TFORM", "TCCLS")):
+                rows[-1] += (str(card.value).split("(")[0],)
+        layouts.setdefault(header.text("EXTNAME"), []).append(rows)
+    return {name: sorted(tables) for name, tables in layouts.items()}
+
+
+def test_archive_is_laid_out_as_by_the_stack(tmp_path: Path, parts: ExposureParts) -> None:
+    """Readers of the stack compare columns, order and types (specification 8.3, 9.1)."""
+    reference = _layout(next(iter(sorted(GOLDEN.glob("calexp_*_0.fits")))), 4)
+    write_exposure(tmp_path / "calexp.fits", parts)
+    ours = _layout(tmp_path / "calexp.fits", 4)
+    for name in ("ApCorrMap", "FilterLabel", "KernelPsf", "PhotoCalib", "SkyWcs", "TransformMap"):
+        assert ours[name] == reference[name], name
+    for name in ("ARCHIVE_INDEX", "Detector", "TransformPoint2ToPoint2"):
+        assert ours[name] == reference[name], name
+
+
+def test_source_archive_is_laid_out_as_by_the_stack(
+    tmp_path: Path, catalogue: tuple[SourceTable, Footprints, FootprintExtras]
+) -> None:
+    reference = _layout(next(iter(sorted(GOLDEN.glob("src_*_0.fits")))), 2)
+    table, footprints, extras = catalogue
+    write_source_catalogue(tmp_path / "src.fits", table, footprints, extras)
+    assert _tables(_layout(tmp_path / "src.fits", 2)) == _tables(reference)
+
+
+def _tables(layout: dict[str, list[list[tuple[str, ...]]]]) -> list[list[tuple[str, ...]]]:
+    """Return the tables alone: which of its classes a shared table is named after does not matter."""
+    return sorted(table for tables in layout.values() for table in tables)

@@ -292,3 +292,13 @@ def test_standard_stars_are_near_their_stars(survey: Path) -> None:
         assert np.abs(offset).max() < 0.3  # 0.03 arcsec of the standards plus faint centroids
         assert 0 < len(standards) <= len(stars)
         assert standards["mag_g"].dtype == np.float32
+
+
+def test_source_catalogue_has_the_columns_of_the_reference(survey: Path) -> None:
+    golden = Path(__file__).parents[2] / "data" / "golden_small" / "survey"
+    reference = read_source_table(golden / "src_2026011500101_0.fits")
+    table = read_source_table(survey / f"src_{MICRO.visits[0].visit}_0.fits")
+    assert {name: table[name].dtype for name in table} == {
+        name: reference[name].dtype for name in table if name in reference.columns
+    }
+    assert set(table.aliases.items()) <= set(reference.aliases.items())
