@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finalchar import frozen, plan, provenance
+from finalchar.config_text import command_line_overrides
 from finalchar.errors import ConfigError, FinalcharError
 from finalchar.frozen import Configured, Survey
 from finalchar.layout import Layout, group_name
@@ -41,7 +42,7 @@ class SnakemakeRun:
         if len(configfiles) > 1:
             raise ConfigError("more than one --configfile: write one complete file")
         path = Path(configfiles[0]) if configfiles else find_config(base)
-        self.configured = Configured.read(path, flat_overrides(overrides))
+        self.configured = Configured.read(path, typed_overrides(overrides))
         self._lock: IO[str] | None = None
 
     @property
@@ -104,6 +105,21 @@ def find_config(base: Path) -> Path:
     """Return config.yaml of the working directory, or else the one beside the Snakefile."""
     here = Path("config.yaml")
     return here if here.is_file() else base / "config.yaml"
+
+
+OVERRIDES = "FINALCHAR_OVERRIDES"
+
+
+def typed_overrides(overrides: Mapping[str, Any]) -> list[str]:
+    """Return the settings of the command line as they were typed; jobs inherit them by the environment.
+
+    Snakemake's dictionary has lost information (``output=2026_01_15`` has become a number), and serves only
+    where the command line is not Snakemake's.
+    """
+    if OVERRIDES not in os.environ:
+        typed = command_line_overrides(sys.argv) or flat_overrides(overrides)
+        os.environ[OVERRIDES] = json.dumps(typed)
+    return list(json.loads(os.environ[OVERRIDES]))
 
 
 def flat_overrides(overrides: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -292,6 +308,7 @@ def run(base: Path, config: Path, overrides: Sequence[str], arguments: Sequence[
     included; 1: a job failed, or a detector ended in ``input_missing``, ``input_broken`` or
     ``internal_error``.
     """
+    overrides = [*overrides, *command_line_overrides(arguments)]
     configured = Configured.read(config, overrides)
     planned = Plan(configured.survey())
     planned.check_archive()
@@ -314,14 +331,13 @@ def snakemake(base: Path, config: Path, overrides: Sequence[str], arguments: Seq
     """Run Snakemake on a configuration; a lock that a killed Snakemake left behind is removed first."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(base / "Snakefile")]
     command += ["--configfile", str(config)]
-    if overrides:
-        command += ["--config", *overrides]
+    environment = {**os.environ, OVERRIDES: json.dumps(list(overrides))}
     if has_stale_lock():
-        subprocess.run([*command, "--unlock", "--quiet"], check=False)
+        subprocess.run([*command, "--unlock", "--quiet"], check=False, env=environment)
     wanted = list(arguments)
     if not any(argument.startswith(("-c", "-j", "--cores", "--jobs", "--profile")) for argument in wanted):
         wanted += ["--cores", "all"]
-    return subprocess.run([*command, *wanted], check=False).returncode
+    return subprocess.run([*command, *wanted], check=False, env=environment).returncode
 
 
 def has_stale_lock() -> bool:

@@ -43,7 +43,7 @@ def tree_of_override(assignment: str) -> Mapping:
 
 
 def command_line_overrides(arguments: Sequence[str]) -> list[str]:
-    """The ``key=value`` texts behind ``--config`` (``-C``) on a command line of Snakemake, as they were typed.
+    """The ``key=value`` texts behind ``--config`` on a command line of Snakemake, as they were typed.
 
     Snakemake's own dictionary has lost information: ``output=2026_01_15`` has become the number 20260115.
     """
