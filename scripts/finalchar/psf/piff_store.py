@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def export_piff(psf: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a file that ``piff.read`` opens.
+    """Write a file that ``piff.read`` opens, with chip number 0.
 
     Parameters
     ----------
@@ -110,17 +110,73 @@ def export_piff(psf: Any, path: str | os.PathLike[str]) -> Path:
     Returns
     -------
     Path
-        The file.  It has the chip number 0, and no table of stars if their pixels are gone.
+        The file.  It has no table of stars: their pixels are gone.
 
     Raises
     ------
     InputError
-        If the WCS of the model is one of the LSST stack's (field and sky coordinates), which plain Piff
-        cannot read.
+        If the model cannot be opened, or its WCS cannot be expressed in plain GalSim.
     """
-    return export_piff_visit({0: psf}, path)
+    plain = _plain_psf(psf, 0)
+    return _write(plain, path)
 
 
 def export_piff_visit(psfs: Mapping[int, Any], path: str | os.PathLike[str]) -> Path:
-    """Write the models of several detectors into one file that ``piff.read`` opens; see `export_piff`."""
-    raise NotImplementedError(InputError)
+    """Write the models of several detectors into one file that ``piff.read`` opens.
+
+    Parameters
+    ----------
+    psfs : mapping of int to (bytes, PiffModel or piff.SimplePSF)
+        Models by detector number, which becomes Piff's ``chipnum``.
+    path : path-like
+        Usually ``*.piff``.
+
+    Returns
+    -------
+    Path
+        The file; a model of Piff's type SingleChip.
+
+    Raises
+    ------
+    InputError
+        As `export_piff`.
+    """
+    import piff
+
+    chips = {int(detector): _plain_psf(psf, int(detector)) for detector, psf in sorted(psfs.items())}
+    if not chips:
+        raise InputError(f"there is no PSF to be written to {path}")
+    first = next(iter(chips.values()))
+    whole = piff.singlechip.SingleChipPSF(first)
+    whole.psf_by_chip = chips
+    whole.wcs = {detector: psf.wcs[detector] for detector, psf in chips.items()}
+    whole.pointing = first.pointing
+    return _write(whole, path)
+
+
+def _write(psf: Any, path: str | os.PathLike[str]) -> Path:
+    """Write under a temporary name and rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        psf.write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _plain_psf(psf: Any, chip: int) -> Any:
+    """Return a Piff object without stars whose WCS is GalSim's own."""
+    from finalchar.formats.psfs import loads_piff
+    from finalchar.psf.plain_wcs import plain_wcs
+
+    if isinstance(psf, bytes):
+        psf = loads_piff(psf)[2]
+    psf = getattr(psf, "psf", psf)
+    (wcs,) = psf.wcs.values()
+    positions = [star.image_pos for star in psf.stars]
+    plain = copy.copy(psf)
+    del plain.stars
+    plain.wcs = {chip: plain_wcs(wcs, x=[p.x for p in positions], y=[p.y for p in positions])}
+    return plain
