@@ -391,7 +391,10 @@ _SCALARS = (
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "piff.simplepsf": ("SimplePSF",),
     "piff.pixelgrid": ("PixelGrid",),
+    "piff.gsobject_model": ("GSObjectModel", "Gaussian", "Kolmogorov", "Moffat"),
     "piff.basis_interp": ("BasisPolynomial",),
+    "piff.polynomial_interp": ("Polynomial",),
+    "piff.mean_interp": ("Mean",),
     "piff.outliers": ("ChisqOutliers", "MADOutliers"),
     "piff.star": ("Star", "StarData", "StarFit"),
     "galsim.wcs": ("PixelScale", "JacobianWCS"),
@@ -465,7 +468,7 @@ def _modernise(psf: Any) -> None:
         psf.interp._num = None
 
 
-def dumps_piff(width: int, psf: Any) -> bytes:
+def dumps_piff(width: int, psf: Any, *, keep_images: bool = False) -> bytes:
     """Return the bytes under which the LSST stack opens a Piff PSF (8.4).
 
     The PSF is left as it is; its copy loses the star images.  The same object gives the same bytes.
@@ -476,6 +479,8 @@ def dumps_piff(width: int, psf: Any) -> bytes:
         Side of the drawn image, pixels.
     psf : piff.SimplePSF
         A fitted PSF whose WCS is GalSim's or one of `piff_wcs`.
+    keep_images : bool
+        Keep the star images (`debugStarData`).
 
     Raises
     ------
@@ -490,7 +495,8 @@ def dumps_piff(width: int, psf: Any) -> bytes:
 
         context = foreign_names()
     with context:
-        stored = pickle.dumps((int(width), int(width), _without_images(psf)), protocol=4)
+        lean = psf if keep_images else _without_images(psf)
+        stored = pickle.dumps((int(width), int(width), lean), protocol=4)
     try:
         _Unpickler(io.BytesIO(stored)).load()
     except pickle.UnpicklingError as error:

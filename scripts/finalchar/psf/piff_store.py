@@ -34,7 +34,9 @@ def serialize_piff(psf: Any, *, size: int, keep_stamps: bool = False) -> bytes:
     """
     from finalchar.formats.psfs import dumps_piff
 
-    return dumps_piff(size, psf if keep_stamps else stripped(psf))
+    if keep_stamps:
+        return dumps_piff(size, psf, keep_images=True)
+    return dumps_piff(size, stripped(psf))
 
 
 def stripped(psf: Any) -> Any:
