@@ -120,3 +120,17 @@ def test_size_of_stars_follows_their_color(survey: Path) -> None:
     # 700 stars with 3 % scatter and 0.6 mag spread: standard error 0.002; the pixel dilutes 0.04 by 2 %.
     assert slope == pytest.approx(-0.04, abs=0.008)
     assert offset == pytest.approx(0.0, abs=0.01)
+
+
+def test_the_example_of_the_documentation_runs(
+    survey: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "demo_survey.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0].replace('"demo/', '"')
+    monkeypatch.chdir(survey)
+    exec(compile(example, "docs/demo_survey.md", "exec"), {})
+    printed = capsys.readouterr().out.split()
+    assert printed[:2] == ["(1000,", "1024)"]
+    # The pixel scale is 0.2 arcsec; the PSF has 3.7 to 4.4 pixels FWHM.
+    assert float(printed[2]) == pytest.approx(0.2, rel=0.01)
+    assert 3.5 < float(printed[3]) < 4.6
