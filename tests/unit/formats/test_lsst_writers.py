@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import Box
 from finalchar.formats.fits_file import FitsFile

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from finalchar.formats.lsst_exposure import read_exposure
 from finalchar.formats.lsst_sources import read_footprints, read_source_table
 from finalchar.formats.parquet import read_columns

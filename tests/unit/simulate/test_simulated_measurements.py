@@ -7,6 +7,7 @@ from dataclasses import replace
 import galsim
 import numpy as np
 import pytest
+
 from finalchar.simulate import photometry
 from finalchar.simulate.detection import detect_sources
 from finalchar.simulate.pointing import point_detector
