@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from finalchar.config import Config
 from finalchar.config_lsst import FIXED_VALUES, FRAMEWORK, nested, path_of
 from finalchar.config_sites import LSST_DETERMINERS, LSST_PLUGINS

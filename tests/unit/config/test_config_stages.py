@@ -3,6 +3,7 @@
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+
 from finalchar.config import STAGES, Config
 from finalchar.config_choices import ChoiceSection, PluginSection
 from finalchar.config_stages import WITHOUT_EFFECT_ON_PRODUCTS

@@ -5,12 +5,13 @@ import math
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from finalchar import strict_yaml
 from finalchar.config import Config, load_config
 from finalchar.config_text import command_line_overrides
 from finalchar.errors import ConfigError, NotYetImplementedError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from finalchar.config import Config, load_config
 
 ROOT = Path(__file__).parents[3]

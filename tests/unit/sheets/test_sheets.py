@@ -5,10 +5,11 @@ import io
 import time
 
 import pytest
-from finalchar.errors import SheetError
-from finalchar.sheets import read_detectors, read_tracts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from finalchar.errors import SheetError
+from finalchar.sheets import read_detectors, read_tracts
 
 HEADER = "visit,detector,band,exposure,src"
 ROW = "2026031100077,0,r,e0.fits,s0.fits"
