@@ -38,8 +38,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
         )
         return added
 
-    run = command("run", "show what is due, run the workflow, show the outcomes")
-    run.add_argument("snakemake", nargs=argparse.REMAINDER, help="arguments of snakemake, after --")
+    command("run", "show what is due, run the workflow, show the outcomes; other words go to snakemake")
     command("status", "show what is due and why")
     explain = command("explain", "show why a detector is due, or that it is not")
     redo = command("redo", "make a visit or a detector again at the next run")
@@ -55,7 +54,11 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     simulate.add_argument("kind", choices=["demo", "micro"])
     simulate.add_argument("folder", type=Path)
-    return parser.parse_args(words)
+    given, others = parser.parse_known_args(words)
+    if others and given.command != "run":
+        parser.error(f"unknown words: {' '.join(others)}")
+    given.snakemake = [word for word in others if word != "--"]
+    return given
 
 
 def perform(given: argparse.Namespace) -> int:
@@ -83,8 +86,7 @@ def perform_on_survey(given: argparse.Namespace) -> int:
     os.chdir(given.config.resolve().parent)
     config = Path(given.config.name)
     if given.command == "run":
-        words = [word for word in given.snakemake if word != "--"]
-        return commands.run(CLONE, config, given.overrides, words)
+        return commands.run(CLONE, config, given.overrides, given.snakemake)
     survey = Configured.read(config, given.overrides).survey()
     if given.command == "status":
         lines = commands.status(plan.Plan(survey))

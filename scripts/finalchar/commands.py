@@ -44,6 +44,7 @@ class SnakemakeRun:
         path = Path(configfiles[0]) if configfiles else find_config(base)
         self.configured = Configured.read(path, typed_overrides(overrides))
         self._lock: IO[str] | None = None
+        self._warned = False
 
     @property
     def layout(self) -> Layout:
@@ -77,10 +78,13 @@ class SnakemakeRun:
         answer = function(self.plan, wildcards)
         self.plan.finish()
         self._announce()
+        if not self._warned:
+            self._warned = True
+            tell(software_sentences(self.plan))
         return answer
 
     def _announce(self) -> None:
-        """Tell the jobs how many detectors are due, the user which files are missing."""
+        """Tell the jobs how many detectors are due."""
         if self._lock is None:
             return
         record = provenance.load(self.layout.run_record) or {}
@@ -158,6 +162,23 @@ def missing_sentences(planned: Plan) -> list[str]:
     return shortened([*sorted(sentences), *lines])
 
 
+def software_sentences(planned: Plan) -> list[str]:
+    """Say which versions differ from those that current products were made with (``software: warn``)."""
+    now = planned.ingredients["detector"]["software"]
+    changes = set()
+    for made_with in planned.other_software - {provenance.digest(now), ""}:
+        before = provenance.load(f"{planned.layout.ingredients}/{made_with}.json") or {}
+        changes |= {
+            f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
+        }
+    if not changes:
+        return []
+    return [
+        f"some products were made with other versions ({', '.join(sorted(changes))}) and are kept: "
+        "staleness.software is warn"
+    ]
+
+
 def status(planned: Plan) -> list[str]:
     """Return what is due, in counts, and what is known to be wrong."""
     tracts = [unit for unit in map(planned.tract, planned.survey.tracts) if unit.due]
@@ -176,6 +197,7 @@ def status(planned: Plan) -> list[str]:
         total = sum(map(len, planned.survey.visits.values()))
         lines.append(f"due: {len(planned.due_detectors)} of {total} detectors, {len(visits)} visits")
         lines += [f"  {number} because {reason}" for reason, number in counted.most_common()]
+        lines += software_sentences(planned)
         if not visits and not planned.survey_unit.due:
             lines.append("nothing to do")
     return lines

@@ -131,7 +131,9 @@ class Configured:
             config=self.config.to_plain(),
             settings={stage: self.config.stage_settings(stage) for stage in STAGES} | {"survey": {}},
             visits=by_visit(read_detectors(detectors)),
-            tracts={row.tract: plain_row(row) for row in read_tracts(tracts)},
+            tracts={
+                row.tract: plain_row(row) for row in sorted(read_tracts(tracts), key=lambda row: row.tract)
+            },
             run_folder=self.run_folder,
         )
 
@@ -145,13 +147,13 @@ def plain_row(row: Any) -> dict[str, Any]:
 
 
 def by_visit(rows: Iterable[Any]) -> dict[int, list[Row]]:
-    """Group the rows of detectors.csv by visit, sorted by detector."""
+    """Group the rows of detectors.csv by visit, sorted by visit and detector: the sheet's order is none."""
     visits: dict[int, list[Row]] = {}
     for row in rows:
         visits.setdefault(row.visit, []).append(plain_row(row))
     for members in visits.values():
         members.sort(key=lambda row: int(row["detector"]))
-    return visits
+    return dict(sorted(visits.items()))
 
 
 # -- the run folder ------------------------------------------------------------------------------------

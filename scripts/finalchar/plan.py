@@ -239,6 +239,7 @@ class Plan:
         self.due_detectors: dict[tuple[int, int], list[str]] = {}
         self.missing_files: dict[tuple[int, int], list[str]] = {}
         self.known_errors: dict[tuple[int, int], Mapping[str, Any]] = {}
+        self.other_software: set[str] = set()
 
     # -- names ---------------------------------------------------------------------------------------
     @kept
@@ -377,6 +378,7 @@ class Plan:
                 why.append(f"detector {number}: {'; '.join(found)}")
             else:
                 digests[number] = provenance.product_digest(known[number])
+                self.other_software.add(known[number]["wanted"].get("software", ""))
         if not why and unfinished(record):
             why = ["unfinished"]
         token = record["token"] if record else None

@@ -22,7 +22,7 @@ from finalchar import plan, provenance
 from finalchar.errors import FinalcharError, InputError, StaleRunError
 from finalchar.frozen import FrozenRun, Row
 from finalchar.layout import GROUP_PREFIX, Layout
-from finalchar.provenance import Inputs
+from finalchar.provenance import Inputs, tally
 
 __all__ = ["main"]
 
@@ -769,13 +769,6 @@ def progress(layout: Layout) -> str:
         done = file.tell()
     due = (provenance.load(layout.run_record) or {}).get("due", 0)
     return f"[{done}/{max(done, due)}]"
-
-
-def tally(*words: str) -> None:
-    """Write one line for the tests that count jobs."""
-    if path := os.environ.get("FINALCHAR_TALLY"):
-        with open(path, "a") as file:
-            file.write(" ".join(words) + "\n")
 
 
 @contextmanager

@@ -25,7 +25,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif metafunc.definition.get_closest_marker("dangerous"):
         ways += [("nometa", 3), ("clone", 1)]
     names = [f"{variant}-{jobs}" for variant, jobs in ways]
-    metafunc.parametrize("finished", ways, ids=names, indirect=True, scope="module")
+    rows = [
+        pytest.param(way, marks=pytest.mark.xdist_group(name)) for way, name in zip(ways, names, strict=True)
+    ]
+    metafunc.parametrize("finished", rows, ids=names, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")

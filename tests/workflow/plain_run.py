@@ -22,7 +22,7 @@ def main(clone: str, folder: str, output: str) -> None:
     reserved, draws = reserve(config, rows, tracts, Path(output))
     summaries = [
         visit_products(config, visit, rows, reserved, draws, Path(output))
-        for visit in dict.fromkeys(row.visit for row in rows)
+        for visit in sorted({row.visit for row in rows})
     ]
     from finalchar.consolidate import summarize_survey
 

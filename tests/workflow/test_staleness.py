@@ -44,7 +44,7 @@ def comment_of(text: bytes, data: bytearray) -> None:
 
 
 def change_file(path: Path, **options: int) -> None:
-    edit_bytes(path, lambda data: comment_of(b"conforms to FITS", data), **options)
+    edit_bytes(path, lambda data: comment_of(b"FITS standard", data), **options)
 
 
 # -- nothing -----------------------------------------------------------------------------------------------
