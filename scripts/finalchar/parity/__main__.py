@@ -18,7 +18,7 @@ from finalchar.parity.table import outcome_lines, summary_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; return 0 if nothing is out of tolerance without a stated cause."""
     options = _parse(arguments)
-    names = [name for name in (options.configs or "").replace(",", " ").split() if name] or None
+    names = [name for word in options.configs or [] for name in word.split(",") if name] or None
     outcomes = []
     try:
         for reference in find_configurations(options.reference, names):
@@ -39,9 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m finalchar.parity", description=__doc__)
     parser.add_argument("reference", type=Path, help="directory with survey/ and a folder per configuration")
-    parser.add_argument(
-        "--configs", help="names of configurations, separated by commas or blanks (default: all)"
-    )
+    parser.add_argument("--configs", nargs="+", help="names of configurations (default: all)")
     parser.add_argument("--json", type=Path, default=Path("build/parity.json"), help="where the figures go")
     parser.add_argument("--processes", type=int, default=2, help="detectors worked on at the same time")
     parser.add_argument(
