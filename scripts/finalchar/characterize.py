@@ -441,6 +441,8 @@ class _Characterization:
             compatibility=self.compatibility,
         )
         self.counts["measured"] = len(self.table)
+        if not self.config.output.record_time:
+            self._table = _without_times(self.table)
 
     def add_sky_moments(self) -> None:
         """Turn the moments to the sky and to alt/az where they are asked for (4.9)."""
@@ -592,6 +594,16 @@ def _present(value: T | None) -> T:
     if value is None:
         raise RuntimeError("a step of the characterisation was called before the one it needs")
     return value
+
+
+def _without_times(table: SourceTable) -> SourceTable:
+    """Return a table whose wall-time columns are NaN: the same inputs give the same bytes."""
+    times = {
+        name: np.full_like(values, np.nan)
+        for name, values in table.columns.items()
+        if name.endswith("_time") and values.dtype.kind == "f"
+    }
+    return table.with_columns(times)
 
 
 def stored_psf(fit: PsfFit) -> Any:
