@@ -53,7 +53,7 @@ def _digest(path: Path) -> str:
 
 
 def _pip(files: list[Path]) -> None:
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [str(PYTHON), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     for path in files:
         command += ["-r", str(path)]
     _run([*command, "-c", str(ROOT / "envs" / "constraints.txt")], "pip could not install the requirements")
