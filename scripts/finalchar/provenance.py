@@ -35,6 +35,7 @@ __all__ = [
     "software",
     "tally",
     "wanted",
+    "with_product_digest",
 ]
 
 LIBRARY = Path(__file__).resolve().parent
@@ -380,9 +381,17 @@ def reasons(
 
 
 def product_digest(record: Mapping[str, Any]) -> str:
-    """Return the digest of what a unit gives to the next one: its status and the bytes of its products."""
+    """Return the digest of what a unit gives to the next one: its status and the bytes of its products.
+
+    It is kept in the record (`with_product_digest`): planning asks for it once per detector.
+    """
+    return str(record["product"])
+
+
+def with_product_digest(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record that holds the digest of its status and products."""
     outputs = {name: item[3] for name, item in record["outputs"].items()}
-    return digest([record.get("status"), outputs])
+    return {**record, "product": digest([record.get("status"), outputs])}
 
 
 def load(path: str) -> Any:

@@ -244,12 +244,12 @@ def make_unit(
         files.check_unchanged()
         job.stop_if_left_over()
         tally("did", job.stage, job.unit, job.name)
-        record = {
+        made = {
             "wanted": {**job.noted, **want},
             "inputs": files.entries,
             "outputs": product_entries(product_folder, products),
-            **kept,
         }
+        record = {**provenance.with_product_digest(made), **kept}
     else:
         record = renewed(record, inputs, product_folder)
     job.finish(record)
@@ -529,12 +529,14 @@ class DetectorWork:
         os.makedirs(self.folder, exist_ok=True)
         outputs = self._write(row, written)
         tally("did", "detector", str(self.visit), number)
-        self.group.detectors[number] = {
-            "wanted": {**self.job.noted, **self.wanted[number]},
-            "inputs": files.entries,
-            "outputs": outputs,
-            "status": status,
-        }
+        self.group.detectors[number] = provenance.with_product_digest(
+            {
+                "wanted": {**self.job.noted, **self.wanted[number]},
+                "inputs": files.entries,
+                "outputs": outputs,
+                "status": status,
+            }
+        )
         self.group.save()
         say(f"{progress(self.job.layout)} {line_of(status)}")
 
