@@ -134,8 +134,12 @@ def piff_stars(
     *,
     color: FloatArray,
     color_type: Sequence[str],
+    compatibility: str,
 ) -> list[Any]:
     """Make the Piff stars, in the order of the candidates.
+
+    Piff multiplies pixels of zero weight, so that one NaN under a mask loses the star, or the fit; only
+    compatibility ``lsst`` leaves them in (known failure K19).
 
     Parameters
     ----------
@@ -152,8 +156,11 @@ def piff_stars(
     stars = []
     for k, row in enumerate(usable.rows):
         corner = {"xmin": int(stamps.x0[row]), "ymin": int(stamps.y0[row])}
+        pixels = stamps.image[row].astype(np.float64)
+        if compatibility != "lsst":
+            pixels[~np.isfinite(pixels)] = 0.0
         data = piff.StarData(
-            galsim.Image(stamps.image[row].astype(np.float64), wcs=frame.wcs, **corner),
+            galsim.Image(pixels, wcs=frame.wcs, **corner),
             galsim.PositionD(float(stamps.x[row]), float(stamps.y[row])),
             weight=galsim.Image(usable.weight[k].copy(), wcs=frame.wcs, **corner),
             pointing=frame.pointing,

@@ -104,9 +104,12 @@ def _straight_line(
     """Least-squares slope and intercept; NaN where a line cannot be drawn."""
     if len(image) < 2:
         return np.float64(np.nan), np.float64(np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", np.exceptions.RankWarning)
-        slope, intercept = np.polyfit(image, variance, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            slope, intercept = np.polyfit(image, variance, 1)
+    except np.linalg.LinAlgError:
+        return np.float64(np.nan), np.float64(np.nan)
     return np.float64(slope), np.float64(intercept)
 
 

@@ -251,7 +251,7 @@ def fit_stars(
     )
     frame = piff_frame(exposure, settings.useCoordinates)
     color, color_type = _colors(stamps, usable, settings, band=band, compatibility=compatibility)
-    stars = piff_stars(stamps, usable, frame, color=color, color_type=color_type)
+    stars = piff_stars(stamps, usable, frame, color=color, color_type=color_type, compatibility=compatibility)
     plan = _plan(settings, frame, stars, band=band, compatibility=compatibility)
     plan = _with_enough_stars(plan, len(stars), settings)
     outcome = _run(plan, stars, frame, settings)
