@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
 from finalchar.formats.afw_table import read_table, table_hdu
 from finalchar.formats.ast_text import ARCSEC_PER_RADIAN
 from finalchar.formats.exposure import Exposure

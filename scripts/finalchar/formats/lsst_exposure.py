@@ -12,6 +12,7 @@ import numpy.typing as npt
 from finalchar.errors import InputError
 from finalchar.formats.archive import Archive, UnknownObject
 from finalchar.formats.ast_text import SkyWcs, sky_wcs_from_cards
+from finalchar.formats.compressed_image import read_compressed_image
 from finalchar.formats.detector import Detector
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.fits_file import FitsFile, Hdu, Header
@@ -141,7 +142,7 @@ def read_image(unit: Hdu) -> npt.NDArray[Any]:
     """
     header = unit.header
     if header.get("ZIMAGE") is True:
-        return _read_compressed(unit)
+        return read_compressed_image(unit)
     if header.integer("NAXIS") != 2:
         raise InputError(
             f"HDU {unit.number} of {unit.file.path} has {header.integer('NAXIS')} axes, 2 are needed"
@@ -155,19 +156,6 @@ def read_image(unit: Hdu) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = raw * scale + zero
     if "BLANK" in header:
         values[raw == header.integer("BLANK")] = np.nan
-    return values
-
-
-def _read_compressed(unit: Hdu) -> npt.NDArray[Any]:
-    import fitsio
-
-    try:
-        with fitsio.FITS(str(unit.file.path)) as fits:
-            values: npt.NDArray[Any] = fits[unit.number].read()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{unit.file.path}: the compressed HDU {unit.number} cannot be read ({error})"
-        ) from error
     return values
 
 

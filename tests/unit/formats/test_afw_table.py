@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from finalchar.errors import InputError
 from finalchar.formats.afw_table import (
     AfwTable,

@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 
 import pytest
-from finalchar.errors import InputError
-from finalchar.formats.fits_file import Card, FitsFile, header_bytes, primary_hdu, write_atomically
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finalchar.errors import InputError
+from finalchar.formats.fits_file import Card, FitsFile, header_bytes, primary_hdu, write_atomically
 
 printable = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200).map(
     lambda t: "x" + t.rstrip()
