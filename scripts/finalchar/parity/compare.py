@@ -13,7 +13,12 @@ from finalchar.formats.exposure_catalog import ExposureRecord
 from finalchar.formats.sources import SourceTable
 from finalchar.parity.deviations import Deviations, Tolerance, deviations_between
 from finalchar.parity.reference import ApCorrReference, PsfReference
-from finalchar.parity.tolerances import column_tolerance, scale_column
+from finalchar.parity.tolerances import (
+    coefficient_tolerance,
+    column_tolerance,
+    field_tolerance,
+    scale_column,
+)
 from finalchar.psf.model import PsfModel
 
 __all__ = ["compare_ap_corr", "compare_flags", "compare_psf", "compare_record", "compare_table", "outcome"]
@@ -21,7 +26,6 @@ __all__ = ["compare_ap_corr", "compare_flags", "compare_psf", "compare_record", 
 FLAGS = ("calib_psf_candidate", "calib_psf_reserved", "calib_psf_used")
 EXACT = Tolerance("exact")
 PSF_IMAGE = Tolerance("absolute", 1e-6, reason="of the peak")
-FIELD = Tolerance("relative", 1e-6, reason="where the input fluxes agree")
 
 
 def outcome(name: str, ours: object, reference: object) -> Deviations:
@@ -113,13 +117,14 @@ def compare_ap_corr(
             yield Deviations(label, values, kind, cause, "" if cause else "the map lacks this entry")
             continue
         found = fields[name].evaluate(x=reference.grid_x, y=reference.grid_y)
-        tolerance = _error_tolerance() if name.endswith("Err") else FIELD
-        yield deviations_between(label, found, wanted, tolerance)
+        yield deviations_between(label, found, wanted, field_tolerance(name))
+        family = "_modelfit_CModel" if name.startswith("modelfit_CModel") else ""
+        coefficients = reference.coefficients[name]
         yield deviations_between(
-            "ap_corr_coefficients",
-            _padded(fields[name], reference.coefficients[name].shape),
-            reference.coefficients[name],
-            Tolerance("absolute", 1e-6, reason="input fluxes agree to 1e-5"),
+            f"ap_corr_coefficients{family}",
+            _padded(fields[name], coefficients.shape),
+            coefficients,
+            coefficient_tolerance(name),
         )
     extra = sorted(set(fields) - set(reference.values))
     yield outcome("ap_corr_entries_beyond_reference", ",".join(extra), "")
@@ -143,11 +148,6 @@ def compare_record(
 def _class_of(psf: object) -> str:
     """Return the persisted class of a stored PSF."""
     return "none" if psf is None else str(getattr(psf, "persisted_class", type(psf).__name__))
-
-
-def _error_tolerance() -> Tolerance:
-    """Return the tolerance of the scatter entries: a difference of nearly equal ratios."""
-    return Tolerance("relative", 1e-4, floor=1e-3, reason="a scatter of 1e-2 of ratios that agree to 1e-6")
 
 
 def _padded(field: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -19,12 +19,22 @@ class Tolerance:
     """How a quantity is compared: `kind` exact, relative, absolute or report, and the largest deviation.
 
     A value of kind `relative` deviates by |a - b| / max(|b|, floor); `report` is printed and never judged.
+    `outliers` is the fraction of values that may deviate by more, `median` a limit of its own for the median.
     """
 
     kind: str
     value: float = 0.0
     floor: float = 0.0
     reason: str = ""
+    outliers: float = 0.0
+    median: float = np.inf
+
+    def accepts(self, deviations: FloatArray) -> bool:
+        """Whether the deviations of a quantity are within the tolerance."""
+        if self.kind == "report" or deviations.size == 0:
+            return True
+        beyond = float(np.mean(deviations > self.value))
+        return beyond <= self.outliers and float(np.median(deviations)) <= self.median
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ def _verdict(name: str, entry: _Collected, known_cause: Callable[[str], str]) ->
     values = np.concatenate(entry.values)
     maximum = float(values.max()) if values.size else None
     judged = entry.tolerance.kind != "report"
-    ok = not judged or maximum is None or maximum <= entry.tolerance.value
+    ok = entry.tolerance.accepts(values)
     return Verdict(
         name,
         int(values.size),
