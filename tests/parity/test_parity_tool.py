@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from finalchar.errors import NotYetImplementedError
+from finalchar.formats.sources import SourceTable
 from finalchar.parity import __main__ as tool
 from finalchar.parity import run
 from finalchar.parity.compare import compare_table, outcome
 from finalchar.parity.deviations import Tolerance, deviations_between, verdicts
 from finalchar.parity.table import outcome_lines
 from finalchar.parity.tolerances import column_tolerance, scale_column
-from finalchar.formats.sources import SourceTable
 
 SMALL = Path(__file__).parents[2] / "tests/data/golden_small"
 RELATIVE = Tolerance("relative", 1e-5)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gaussian_psf import gaussian_determiner
+
 from finalchar.characterize import (
     DetectorInputs,
     Subtasks,
