@@ -17,6 +17,8 @@ of the drawn PSF that is about the same number times the peak, far below the 1e-
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -128,7 +130,7 @@ class GridSettings:
     max_iter: int = 15
     min_iter: int = 2
     chisq_thresh: float = 0.1
-    outlier_nsigma: float | None = 4.0
+    outlier_probability: float | None = 6.334248366623973e-05  # two-sided tail beyond 4 sigma
     outlier_max_remove: float | None = 0.05
 
 
@@ -165,7 +167,7 @@ class GridFit:
     converged: bool = False
 
 
-def fit_grid(stars: StarStamps, settings: GridSettings) -> GridFit:
+def fit_grid(stars: StarStamps, settings: GridSettings, *, logger: logging.Logger | None = None) -> GridFit:
     """Fit the grid model to all stars together, with Piff's iteration.
 
     Parameters
@@ -174,6 +176,8 @@ def fit_grid(stars: StarStamps, settings: GridSettings) -> GridFit:
         Pixels, weights and basis values.
     settings : GridSettings
         Model and iteration.
+    logger : logging.Logger or None
+        Told of every iteration (level INFO).
 
     Returns
     -------
@@ -187,9 +191,11 @@ def fit_grid(stars: StarStamps, settings: GridSettings) -> GridFit:
     PsfError
         If no star is left.
     """
+    logger = logger or logging.getLogger(__name__)
     state = _start(stars, settings)
     for iteration in range(settings.max_iter):
         before = state.total_chisq
+        logger.info("Iteration %d: Fitting %d stars", iteration + 1, int(np.sum(~state.flagged)))
         state = _update_coefficients(stars, settings, state)
         state = _update_flux_and_center(stars, settings, state)
         removed_before = state.removed
@@ -197,6 +203,7 @@ def fit_grid(stars: StarStamps, settings: GridSettings) -> GridFit:
             state = _reject_outliers(settings, state)
         good = ~state.flagged
         chisq, dof = float(state.chisq[good].sum()), int(state.dof[good].sum())
+        logger.info("             Total chisq = %.2f / %d dof", chisq, dof)
         state = replace(
             state,
             total_chisq=chisq,
@@ -212,8 +219,6 @@ def fit_grid(stars: StarStamps, settings: GridSettings) -> GridFit:
 
 def _start(stars: StarStamps, settings: GridSettings) -> GridFit:
     """Fluxes and centres from moments, a mean Gaussian as the constant term."""
-    if not stars.usable.any():
-        raise PsfError("no star can start the PSF fit: every stamp is smaller than the model grid")
     good = stars.weight != 0
     data = np.where(good, stars.image, 0.0)
     flux = data.sum(axis=(1, 2))
@@ -301,7 +306,7 @@ def _update_coefficients(stars: StarStamps, settings: GridSettings, state: GridF
     """Solve for the increment of all coefficients at fixed fluxes and centres."""
     use = ~state.flagged
     if not use.any():
-        raise PsfError("no star is left to fit the PSF")
+        raise PsfError("No star is left to fit the PSF.")
     used = _take(stars, use)
     center, flux = state.center[use], state.flux[use]
     rendering = Rendering(used, settings, center)
@@ -496,22 +501,20 @@ def _solve_each(normal: FloatArray, right: FloatArray) -> FloatArray:
 
 def _reject_outliers(settings: GridSettings, state: GridFit) -> GridFit:
     """Flag stars with too large a chi-square (``piff.outliers.ChisqOutliers``)."""
-    if settings.outlier_nsigma is None:
+    if settings.outlier_probability is None:
         return state
-    from math import ceil, erfc, sqrt
-
     from scipy.special import chdtri
 
     good = ~state.flagged
     factor = max(1.0, float(state.chisq[good].sum() / state.dof[good].sum()))
-    threshold = chdtri(state.dof.astype(float), erfc(settings.outlier_nsigma / sqrt(2.0))) * factor
+    threshold = chdtri(state.dof.astype(float), settings.outlier_probability) * factor
     bad = good & ~(state.chisq <= threshold)
     found = int(bad.sum())
     if not found:
         return state
     limit = settings.outlier_max_remove
     if limit is not None and 0 < limit < 1:
-        limit = ceil(limit * int(good.sum()))
+        limit = math.ceil(limit * int(good.sum()))
     if limit is not None and found > limit:
         excess = (state.chisq - threshold)[good]
         smallest = np.sort(excess)[-int(limit)]

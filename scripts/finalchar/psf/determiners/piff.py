@@ -24,9 +24,12 @@ from finalchar.formats.exposure import Exposure
 from finalchar.psf.model import FitEvidence, PsfFit
 from finalchar.psf.piff_frame import PiffFrame, piff_frame
 from finalchar.psf.piff_model import COLOR_KEY, PiffModel, image_size, piff_model
+from finalchar.psf.piff_separable import applies_to, fit_in_place
 from finalchar.psf.piff_stars import StarStamps, UsableStars, piff_stars, usable_stars
+from finalchar.psf.separable import NotDeterminedError
 
 if TYPE_CHECKING:
+    from finalchar.psf.uncertainty import PredictedErrors
     from finalchar.stars.candidates import Candidates
 
 __all__ = ["NAME", "Settings", "check_settings", "determine", "down_sample", "fit_stars"]
@@ -60,7 +63,12 @@ class Settings(Section):
     )
     spatialOrder: int = Field(2, ge=0, description="order of the spatial polynomial")
     piffBasisPolynomialSolver: Literal["scipy", "cpp", "jax", "qr"] = Field(
-        "scipy", description="Piff's linear solver"
+        "scipy", description="Piff's linear solver, where Piff itself makes the fit"
+    )
+    solver: Literal["separable", "scipy", "cpp", "qr", "jax"] | None = Field(
+        "separable",
+        description="separable: the fit without dense matrices, or Piff where that does not "
+        "apply; a solver of Piff: Piff with it; null: Piff with piffBasisPolynomialSolver",
     )
     piffPixelGridFitCenter: bool = Field(True, description="fit the centres of the stars again")
     samplingSize: float = Field(1.0, gt=0, description="size of a model pixel in detector pixels")
@@ -254,9 +262,10 @@ def fit_stars(
     stars = piff_stars(stamps, usable, frame, color=color, color_type=color_type, compatibility=compatibility)
     plan = _plan(settings, frame, stars, band=band, compatibility=compatibility)
     plan = _with_enough_stars(plan, len(stars), settings)
-    outcome = _run(plan, stars, frame, settings)
+    variance = stamps.variance[usable.rows].astype(np.float64)
+    outcome = _run(plan, stars, frame, settings, variance)
     if len(outcome.used) < plan.minimum_stars:
-        outcome = _fit_again(plan, stars, frame, settings, outcome, compatibility=compatibility)
+        outcome = _fit_again(plan, stars, frame, settings, variance, outcome, compatibility=compatibility)
     return _result(outcome, stamps, usable, settings, compatibility=compatibility)
 
 
@@ -341,7 +350,7 @@ def _config(settings: Settings, scale: float, frame: PiffFrame, band: str | None
             "type": "BasisPolynomial",
             "order": orders,
             "keys": keys,
-            "solver": settings.piffBasisPolynomialSolver,
+            "solver": _piff_solver(settings),
         },
         "outliers": {
             "type": "Chisq",
@@ -350,6 +359,13 @@ def _config(settings: Settings, scale: float, frame: PiffFrame, band: str | None
         },
         "max_iter": settings.piffMaxIter,
     }
+
+
+def _piff_solver(settings: Settings) -> str:
+    """Piff's own solver, used where Piff makes the fit."""
+    if settings.solver in (None, "separable"):
+        return settings.piffBasisPolynomialSolver
+    return str(settings.solver)
 
 
 def _config_from_yaml(text: str) -> dict[str, Any]:
@@ -437,6 +453,8 @@ class _Outcome:
     converged: bool
     singular: bool
     too_small: int
+    solver: str = "piff"
+    errors: PredictedErrors | None = None
 
     @property
     def stars(self) -> list[Any]:
@@ -461,27 +479,58 @@ VERBOSE = 15
 """Piff's own level between DEBUG and INFO."""
 
 
-def _run(plan: _Plan, stars: list[Any], frame: PiffFrame, settings: Settings) -> _Outcome:
-    """Let Piff fit (selection specification 6.6)."""
+def _run(
+    plan: _Plan, stars: list[Any], frame: PiffFrame, settings: Settings, variance: FloatArray
+) -> _Outcome:
+    """Fit without dense matrices where that is wanted and applies, else let Piff do it."""
     import piff
 
     listener = _Listener()
     logger = _piff_logger(settings, listener)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            psf = piff.PSF.process(copy.deepcopy(plan.config), logger=logger)
-            psf.set_context({0: frame.wcs}, frame.pointing)
-            psf.fit(stars, logger=logger)
-    except Exception as error:
-        raise PsfError(f"Piff could not fit {len(stars)} stars: {error}{_hint(listener)}") from error
-    used = np.array(
-        [k for k, star in enumerate(psf.stars) if not star.is_flagged and not star.is_reserve], dtype=np.int64
-    )
+    psf = piff.PSF.process(copy.deepcopy(plan.config), logger=logger)
+    psf.set_context({0: frame.wcs}, frame.pointing)
+    if settings.solver == "separable" and applies_to(psf):
+        try:
+            return _run_separable(psf, plan, stars, variance, logger)
+        except NotDeterminedError as error:
+            log.warning("%s; Piff's own solver is asked", error)
+    return _run_piff(psf, plan, stars, logger, listener)
+
+
+def _run_separable(
+    psf: Any, plan: _Plan, stars: list[Any], variance: FloatArray, logger: _FitLogger
+) -> _Outcome:
+    fit = fit_in_place(psf, stars, variance, logger=logger)
     return _Outcome(
         psf=psf,
         plan=plan,
-        used=used,
+        used=_used(psf),
+        converged=fit.converged,
+        singular=False,
+        too_small=fit.too_small,
+        solver="separable",
+        errors=fit.errors,
+    )
+
+
+def _used(psf: Any) -> IntArray:
+    """Rows of the stars that were neither rejected nor reserved."""
+    kept = [k for k, star in enumerate(psf.stars) if not star.is_flagged and not star.is_reserve]
+    return np.array(kept, dtype=np.int64)
+
+
+def _run_piff(psf: Any, plan: _Plan, stars: list[Any], logger: _FitLogger, listener: _Listener) -> _Outcome:
+    """Let Piff fit (selection specification 6.6)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            psf.fit(stars, logger=logger)
+    except Exception as error:
+        raise PsfError(f"Piff could not fit {len(stars)} stars: {error}{_hint(listener)}") from error
+    return _Outcome(
+        psf=psf,
+        plan=plan,
+        used=_used(psf),
         converged=not listener.count("did not converge"),
         singular=bool(listener.count("Switching to svd") or listener.count("Switching to QRP")),
         too_small=listener.count("too small to constrain"),
@@ -522,6 +571,7 @@ def _fit_again(
     stars: list[Any],
     frame: PiffFrame,
     settings: Settings,
+    variance: FloatArray,
     outcome: _Outcome,
     *,
     compatibility: str,
@@ -536,7 +586,7 @@ def _fit_again(
             f"Only {number} stars survived the rejection of outliers, and the reference's second fit does "
             "not change the order (S-Q12)."
         )
-    return _run(plan.constant(), stars, frame, settings)
+    return _run(plan.constant(), stars, frame, settings, variance)
 
 
 def _result(
@@ -583,6 +633,7 @@ def _figures(outcome: _Outcome, stamps: StarStamps, usable: UsableStars) -> dict
         "terms": _count_terms(outcome.plan.config["interp"], orders) if orders else 0,
         "spatial_order": orders[0] if orders else -1,
         "singular": int(outcome.singular),
+        "solver": outcome.solver,
         "average_x": float(np.mean(stamps.x[usable.rows[outcome.used]])),
         "average_y": float(np.mean(stamps.y[usable.rows[outcome.used]])),
     }
