@@ -191,7 +191,6 @@ def status(planned: Plan) -> list[str]:
         )
     else:
         visits = [unit for unit in planned.visits() if unit.due]
-        planned.finish()
         lines = missing_sentences(planned)
         counted = Counter(kind(reason) for why in planned.due_detectors.values() for reason in why[:1])
         total = sum(map(len, planned.survey.visits.values()))
@@ -200,6 +199,7 @@ def status(planned: Plan) -> list[str]:
         lines += software_sentences(planned)
         if not visits and not planned.survey_unit.due:
             lines.append("nothing to do")
+    planned.finish()
     return lines
 
 

@@ -237,6 +237,10 @@ def absent(path: str) -> Entry:
     return [path, None, None, None]
 
 
+UNREADABLE = "unreadable"
+"""Stands for the sha256 of a file that is there and cannot be read: its unit stays due."""
+
+
 def entry(folder: str, name: str, data_digest: str) -> Entry:
     """Return the entry of the file `folder`/`name` whose bytes have the given sha256."""
     status = os.stat(os.path.join(folder, name))
@@ -327,10 +331,12 @@ def file_reason(folder: str, path: str, known: Entry, digests: FileDigests) -> s
     """
     try:
         status = os.stat(f"{folder}/{path}")
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return None if known[1] is None else "is missing"
     if known[1] is None:
         return "has appeared"
+    if known[3] == UNREADABLE:
+        return "could not be read"
     if status.st_size != known[1]:
         return "has another size"
     if digests.trust_stat and status.st_mtime_ns == known[2] and path == known[0]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from finalchar import plan, provenance
-from finalchar.errors import FinalcharError, InputError, StaleRunError
+from finalchar.errors import ConfigError, FinalcharError, InputError, StaleRunError
 from finalchar.frozen import FrozenRun, Row
 from finalchar.layout import GROUP_PREFIX, Layout
-from finalchar.provenance import Inputs, tally
+from finalchar.provenance import UNREADABLE, Inputs, tally
 
 __all__ = ["main"]
 
@@ -148,19 +148,26 @@ class InputFiles:
         entries: dict[str, Any] = dict(inputs.upstream)
         for role, path in inputs.files.items():
             full = f"{inputs.folder}/{path}"
-            try:
-                before = os.stat(full)
-                entries[role] = [path, before.st_size, before.st_mtime_ns, provenance.hash_file(full)]
-            except (FileNotFoundError, NotADirectoryError):
+            if not os.path.exists(full):
                 entries[role] = provenance.absent(path)
-            except OSError as error:
-                raise InputError(f"{full} cannot be read ({error.strerror}): make it readable") from error
+                continue
+            before = os.stat(full)
+            try:
+                content = provenance.hash_file(full)
+            except OSError:
+                content = provenance.UNREADABLE
+            entries[role] = [path, before.st_size, before.st_mtime_ns, content]
         return cls(inputs, entries)
 
     @property
     def missing(self) -> list[str]:
         """Paths of absent files."""
         return [self.entries[role][0] for role in self.inputs.files if self.entries[role][1] is None]
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Paths of files that cannot be read."""
+        return [self.entries[role][0] for role in self.inputs.files if self.entries[role][3] == UNREADABLE]
 
     def check_unchanged(self) -> None:
         """Refuse what was read while a file was being replaced.
@@ -551,17 +558,21 @@ class DetectorWork:
         if files.missing:
             sentence = f"the file {files.missing[0]} is missing: correct detectors.csv or bring it back"
             return self._status(row, "input_missing", sentence), None
+        if files.unreadable:
+            sentence = (
+                f"the file {files.unreadable[0]} cannot be read: is it a file, with the right to read it?"
+            )
+            return self._status(row, "input_broken", sentence), None
         if (deaths := self.group.deaths.get(number, 0)) >= DEATHS_BEFORE_ERROR:
             sentence = f"the job died {deaths} times at this detector (out of memory, or killed)"
             return self._status(row, "internal_error", sentence), None
         try:
             return self._science(row, files)
-        except StaleRunError:
+        except (StaleRunError, ConfigError):
             raise
         except FinalcharError as error:
+            traceback.print_exc()
             return self._status(row, "input_broken", str(error)), None
-        except OSError:
-            raise
         except Exception as error:
             traceback.print_exc()
             return self._status(row, "internal_error", f"{type(error).__name__}: {error} (see the log)"), None
@@ -583,8 +594,6 @@ class DetectorWork:
         )
         result = science.characterize_detector(inputs=inputs, config=self.config)
         files.check_unchanged()
-        if result.status.status == "internal_error":
-            traceback.print_exc()
         psf_path, table_path = self.job.layout.detector_products(self.visit, detector)
         return result.status.to_dict(), lambda: products.write_detector_products(
             result, Path(self.folder, psf_path), Path(self.folder, table_path)
@@ -751,8 +760,10 @@ def summarize_survey(stamp: str, run_folder: str) -> None:
         from finalchar import consolidate as science
 
         paths = [Path(job.layout.visit_folder(visit), job.layout.visit_products[2]) for visit in visits]
-        science.summarize_survey(summaries=paths, output=Path(job.layout.output, product))
-        return {}
+        sentences = science.summarize_survey(summaries=paths, output=Path(job.layout.output, product))
+        for sentence in sentences:
+            say(f"warning: {sentence}")
+        return {"sentences": sentences}
 
     make_unit(job, job.wanted, plan.survey_inputs(made), job.layout.output, {"summary": product}, compute)
 

@@ -47,7 +47,7 @@ def change_file(path: Path, **options: int) -> None:
     edit_bytes(path, lambda data: comment_of(b"FITS standard", data), **options)
 
 
-# -- nothing -----------------------------------------------------------------------------------------------
+# -- nothing --------------------------
 @dangerous
 def test_nothing_changed(trial: Trial) -> None:
     expect(trial, nothing(), hashed=0)
@@ -128,7 +128,7 @@ def test_shell_text_of_a_rule(trial: Trial) -> None:
     expect(trial, nothing())
 
 
-# -- tract tables --------------------------------------------------------------------------------------------
+# -- tract tables --------------------------
 @dangerous
 def test_one_star_seen_by_one_detector(trial: Trial) -> None:
     tables.lose_one_source(trial.survey, FIRST, 1)
@@ -152,7 +152,7 @@ def test_unused_star(trial: Trial) -> None:
     expect(trial, nothing(), hashed=0)
 
 
-# -- exposures and catalogues ----------------------------------------
+# -- exposures and catalogues --------------------------
 @dangerous
 def test_exposure_changed(trial: Trial) -> None:
     change_file(trial.survey / f"calexp_{SECOND}_2.fits")
@@ -195,7 +195,7 @@ def test_two_rows_of_the_sheet_swap_their_files(trial: Trial) -> None:
     assert trial.differences() == []
 
 
-# -- the sheet -------------------------------------------------------------------------------------------------
+# -- the sheet --------------------------
 def test_visit_removed_and_put_back(trial: Trial) -> None:
     sheet = trial.survey / "detectors.csv"
     before = sheet.read_text()
@@ -232,7 +232,7 @@ def test_sheet_in_another_order(trial: Trial) -> None:
     expect(trial, nothing())
 
 
-# -- configuration -----------------------------------------------------------------------------------------------
+# -- configuration --------------------------
 @dangerous
 def test_setting_of_the_detector_stage_there_and_back(trial: Trial) -> None:
     trial.configure("orderX: 1", "orderX: 0")
@@ -288,7 +288,7 @@ def test_detectors_per_job(trial: Trial) -> None:
     expect(trial, nothing())
 
 
-# -- code and software ---------------------------------------------------------------------------------------------
+# -- code and software --------------------------
 @dangerous
 def test_comments_and_docstrings_of_library_code(trial: Trial) -> None:
     path = trial.library("apcorr/measure.py")
@@ -340,7 +340,7 @@ def test_version_of_a_named_package_with_a_warning_only(trial: Trial) -> None:
     expect(trial, nothing())
 
 
-# -- products and records -------------------------------------------------------------------------------------------
+# -- products and records --------------------------
 @dangerous
 def test_product_deleted(trial: Trial) -> None:
     trial.product(FIRST, 2).unlink()
@@ -406,7 +406,7 @@ def test_survey_summary_deleted(trial: Trial) -> None:
     expect(trial, survey_only())
 
 
-# -- two things at once; commands ----------------------------------------
+# -- two things at once; commands --------------------------
 def test_setting_and_exposure_at_once(trial: Trial) -> None:
     trial.configure("orderY: 1", "orderY: 0")
     change_file(trial.survey / f"calexp_{SECOND}_1.fits")

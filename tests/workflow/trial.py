@@ -183,7 +183,8 @@ class Trial:
         return Outcome(status, text, dict(jobs), dict(computed), hashed)
 
     def finalchar(self, *words: str) -> subprocess.CompletedProcess[str]:
-        environment = {**self.environ(), "PYTHONPATH": str(self.clone / "scripts")}
+        path = os.pathsep.join([str(self.clone / "scripts"), str(self.clone / "packages")])
+        environment = {**self.environ(), "PYTHONPATH": path}
         command = [sys.executable, "-m", "finalchar", *words]
         return subprocess.run(command, cwd=self.clone, capture_output=True, text=True, env=environment)
 

@@ -1,0 +1,274 @@
+"""Damage is local and visible: what is broken costs what depends on it, and is told (K23, K24)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import tables
+from tables import VISITS
+from trial import Trial, edit, expect, nothing, one_detector
+
+FIRST, SECOND = VISITS
+RAISE = """
+
+_unharmed_load = load_detector_inputs
+
+
+def load_detector_inputs(**arguments):
+    if (arguments["visit"], arguments["detector"]) == ({visit}, {detector}):
+        {statement}
+    return _unharmed_load(**arguments)
+"""
+
+
+def harm(trial: Trial, visit: int, detector: int, statement: str) -> str:
+    """Let the code of the detector stage do something terrible for one detector; return the sound code."""
+    path = trial.library("characterize.py")
+    sound = path.read_text()
+    path.write_text(sound + RAISE.format(visit=visit, detector=detector, statement=statement))
+    return sound
+
+
+def statuses(trial: Trial) -> dict[tuple[int, int], str]:
+    """Outcome of every detector, from the summaries of the visits."""
+    import pandas as pd
+
+    found = {}
+    for visit in VISITS:
+        table = pd.read_parquet(trial.output / str(visit) / "summary.parquet")
+        found |= {(visit, int(row.detector)): row.status for row in table.itertuples()}
+    return found
+
+
+def bad(trial: Trial) -> dict[tuple[int, int], str]:
+    return {key: status for key, status in statuses(trial).items() if status != "ok"}
+
+
+def last_words(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-12:])
+
+
+def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
+    """K24: planning goes on, the rest is made and consolidated, the sentence stands last, not status 0."""
+    path = fresh.survey / f"calexp_{FIRST}_1.fits"
+    hidden = path.rename(fresh.root / "hidden.fits")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, 1): "input_missing"}
+    assert f"{path.name} is missing" in last_words(outcome.text)
+    assert "1 input_missing" in last_words(outcome.text)
+
+    again = fresh.run()  # it stays missing: nothing to do, and still told
+    assert again.says_nothing_to_do
+    done = fresh.finalchar("run")
+    assert done.returncode == 1
+    assert f"{path.name} is missing" in done.stdout
+
+    hidden.rename(path)
+    expect(fresh, one_detector())
+    assert bad(fresh) == {}
+    assert fresh.finalchar("run").returncode == 0
+
+
+def test_missing_tract_file_concerns_the_visits_of_the_tract(fresh: Trial) -> None:
+    """K24: with the optional column `tracts` the visits of other tracts are made."""
+    sheet = fresh.survey / "detectors.csv"
+    header, *rows = sheet.read_text().split()
+    tract = {str(FIRST): tables.TRACT, str(SECOND): tables.TRACT + 1}
+    lines = [f"{header},tracts", *(f"{row},{tract[row.split(',')[0]]}" for row in rows)]
+    sheet.write_text("\n".join(lines) + "\n")
+    path = tables.stars(fresh.survey, tables.TRACT)
+    hidden = path.rename(fresh.root / "hidden.parquet")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, detector): "input_missing" for detector in range(3)}
+    assert path.name in last_words(outcome.text)
+    hidden.rename(path)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert outcome.jobs["detector"] == 1
+    assert bad(fresh) == {}
+
+
+def test_broken_tract_file_is_told_by_every_visit(fresh: Trial) -> None:
+    path = tables.sources(fresh.survey)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert set(statuses(fresh).values()) == {"input_broken"}
+    assert path.name in last_words(outcome.text)
+    path.write_bytes(whole)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert bad(fresh) == {}
+    assert fresh.differences() == []
+
+
+def test_truncated_raising_and_dying_detectors(fresh: Trial) -> None:
+    """K23: three kinds of failure, three detectors; the others are complete, reasons are told."""
+    exposure = fresh.survey / f"calexp_{FIRST}_0.fits"
+    whole = exposure.read_bytes()
+    exposure.write_bytes(whole[:20_000])
+    sound = harm(fresh, FIRST, 2, "raise ValueError('what no image should hold')")
+    harm(fresh, SECOND, 1, "import os; os.kill(os.getpid(), 9)")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {
+        (FIRST, 0): "input_broken",
+        (FIRST, 2): "internal_error",
+        (SECOND, 1): "internal_error",
+    }
+    words = last_words(outcome.text)
+    assert "the job died 2 times at this detector" in words
+    assert "what no image should hold" in words
+    logs = [path.read_text() for path in (fresh.output / "logs" / str(FIRST)).glob("d*.log")]
+    assert any("Traceback" in log and "what no image should hold" in log for log in logs)
+
+    exposure.write_bytes(whole)
+    fresh.library("characterize.py").write_text(sound)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert bad(fresh) == {}
+    assert fresh.differences() == []
+
+
+def test_internal_error_is_tried_again(fresh: Trial) -> None:
+    harm(fresh, FIRST, 1, "if not __import__('os').path.exists('mended'): raise RuntimeError('bad day')")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert outcome.computed["detector"] == 6
+    (fresh.clone / "mended").touch()
+    outcome = fresh.run()
+    assert outcome.status == 0
+    assert outcome.computed["detector"] == 1
+    assert bad(fresh) == {}
+
+
+def test_directory_instead_of_a_file(fresh: Trial) -> None:
+    path = fresh.survey / f"src_{SECOND}_2.fits"
+    path.rename(fresh.root / "hidden.fits")
+    path.mkdir()
+    assert fresh.run().status != 0
+    assert bad(fresh) == {(SECOND, 2): "input_broken"}
+
+
+def test_archive_that_is_not_mounted_changes_nothing(fresh: Trial) -> None:
+    assert fresh.run().status == 0
+    for path in fresh.survey.glob("calexp_*"):
+        path.rename(fresh.root / path.name)
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert "is the archive mounted?" in outcome.text
+    assert "Traceback" not in outcome.text
+    for path in fresh.root.glob("calexp_*"):
+        path.rename(fresh.survey / path.name)
+    expect(fresh, nothing())
+
+
+# -- bad input of a whole run: one sentence ----------------------------------------------------------------
+def refused(trial: Trial, *words: str) -> None:
+    """The run ends before it does anything, with one sentence that holds the words."""
+    outcome = trial.run()
+    assert outcome.status != 0
+    assert outcome.jobs == {}
+    for word in words:
+        assert word in outcome.text
+    assert "Traceback" not in outcome.text
+    assert not trial.output.exists()
+
+
+def test_unknown_key(fresh: Trial) -> None:
+    fresh.add_config("measure_ap_cor: {numIter: 3}\n")
+    refused(fresh, "measure_ap_cor", "measure_ap_corr")
+
+
+def test_missing_column(fresh: Trial) -> None:
+    edit(fresh.survey / "detectors.csv", "exposure", "image")
+    refused(fresh, "detectors.csv", "exposure")
+
+
+def test_duplicate_detector(fresh: Trial) -> None:
+    sheet = fresh.survey / "detectors.csv"
+    lines = sheet.read_text().splitlines(keepends=True)
+    sheet.write_text("".join([*lines, lines[1]]))
+    refused(fresh, "lines 2 and 8", str(FIRST))
+
+
+def test_missing_survey(fresh: Trial) -> None:
+    shutil.rmtree(fresh.survey)
+    refused(fresh, "survey folder", "does not exist")
+
+
+def test_output_folder_cannot_be_written(fresh: Trial) -> None:
+    fresh.output.write_text("a file, not a folder")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert "cannot be written" in outcome.text
+    assert "Traceback" not in outcome.text
+    assert fresh.output.read_text() == "a file, not a folder"
+
+
+def test_two_runs_on_one_output(fresh: Trial) -> None:
+    import fcntl
+
+    lock = fresh.state("lock")
+    lock.parent.mkdir(parents=True)
+    with open(lock, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 1 on another node")
+        file.flush()
+        outcome = fresh.run()
+    assert outcome.status != 0
+    assert "another run is working on this output (process 1 on another node)" in outcome.text
+    assert outcome.jobs == {}
+
+
+def test_odd_folder_names_and_another_working_directory(fresh: Trial) -> None:
+    """Spaces, # and braces in all paths; the configuration beside the data, not in the clone."""
+    place = fresh.root / "my # survey {new}"
+    place.mkdir()
+    shutil.move(fresh.survey, place / "in put")
+    config = (fresh.clone / "config.yaml").read_text()
+    config = config.replace(str(fresh.survey), "in put").replace(str(fresh.output), "out # {put}")
+    (place / "config.yaml").write_text(config)
+    os.unlink(fresh.clone / "config.yaml")
+    arguments = ["--config", str(place / "config.yaml"), "--cores", "2", "--workflow-profile", "none"]
+    done = fresh.finalchar("run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place / "out # {put}" / "survey_summary.parquet").exists()
+    done = fresh.finalchar("run", *arguments)
+    assert "nothing to do" in done.stdout
+
+
+def test_commands_before_and_after(fresh: Trial) -> None:
+    done = fresh.finalchar("status")
+    assert "2 of 2 visit lists" in done.stdout
+    assert fresh.run().status == 0
+    done = fresh.finalchar("status")
+    assert "nothing to do" in done.stdout
+    fresh.configure("orderX: 1", "orderX: 0")
+    done = fresh.finalchar("explain", str(FIRST), "2")
+    assert "config: measure_ap_corr.fitConfig.orderX: 1 -> 0" in done.stdout, done.stdout + done.stderr
+    done = fresh.finalchar("status")
+    assert "due: 6 of 6 detectors, 2 visits" in done.stdout
+    fresh.configure("orderX: 0", "orderX: 1")
+    Path(fresh.product(FIRST, 0)).unlink()
+    done = fresh.finalchar("explain", str(FIRST), "0")
+    assert f"product {fresh.product(FIRST, 0).name} is missing" in done.stdout
+    done = fresh.finalchar("verify")
+    assert "files hashed" in done.stdout
+    assert fresh.finalchar("explain", "1", "1").returncode == 1
+
+
+def test_files_per_detector(fresh: Trial) -> None:
+    """At most 3 files per detector at the default grouping (9): here 3 detectors share a job."""
+    assert fresh.run().status == 0
+    folder = fresh.output / str(FIRST)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    files += [path for name in ("state", "logs") for path in (fresh.output / name / str(FIRST)).rglob("*")]
+    per_visit = 4 + 2 * 3  # list and three products; record, stamp and log of list and visit
+    per_group = 2  # record and log
+    assert len(files) <= 2 * 3 + per_group + per_visit
