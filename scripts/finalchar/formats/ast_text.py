@@ -51,7 +51,10 @@ def parse_ast(text: str) -> Any:
     import starlink.Ast as Ast
 
     start = text.find("Begin")
-    made = Ast.Channel(text[start:].splitlines()).read() if start >= 0 else None
+    try:
+        made = Ast.Channel(text[start:].splitlines()).read() if start >= 0 else None
+    except (Ast.AstError, UnicodeDecodeError) as error:
+        raise InputError(f"a stored transform is not an AST dump that can be read: {error}") from error
     if made is None:
         raise InputError(f"a stored transform is not an AST dump: {text[:60]!r}")
     return made
@@ -272,7 +275,7 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     channel = Ast.FitsChan([*cards], None, "Encoding=FITS-WCS,IWC=1,SipReplace=0")
     try:
         frames = channel.read()
-    except Ast.error as error:
+    except (Ast.AstError, UnicodeDecodeError) as error:  # pyast stumbles over its own messages
         raise InputError(f"the world coordinates in the header cannot be used: {error}") from error
     if frames is None:
         raise InputError("the header has no celestial world coordinates that AST understands")

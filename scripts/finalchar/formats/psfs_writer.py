@@ -138,26 +138,25 @@ def _add_kernel(writer: ArchiveWriter, kernel: object) -> int:
 
 
 def _add_linear_combination(writer: ArchiveWriter, kernel: LinearCombinationKernel) -> int:
-    number = len(kernel.components)
-    blank = np.zeros(number, dtype=np.int32)
+    blank = np.zeros(len(kernel.components), dtype=np.int32)
+    components, functions = (
+        "archive IDs of component kernel",
+        "archive IDs for the Kernel's spatial functions",
+    )
     columns: list[tuple[Field, Any]] = [*_common(*kernel.dimensions, kernel.centre)]
     if kernel.functions is not None:
-        columns.append(
-            _array("spatialfunctions", "J", blank, "archive IDs for the Kernel's spatial functions")
-        )
-    else:
+        columns.append(_array("spatialfunctions", "J", blank, functions))
+    columns.append(_array("components", "J", blank, components))
+    if kernel.functions is None:
         columns.append(_array("amplitudes", "D", np.asarray(kernel.amplitudes), "amplitudes of components"))
-    columns.append(_array("components", "J", blank, "archive IDs of component kernel"))
     writer.open_table(_row(*columns).fields)
     kernel_id = writer.new_id()
+    ids: dict[str, list[int]] = {}
     if kernel.functions is not None:
-        ids = np.array([_add_function(writer, one) for one in kernel.functions], dtype=np.int32)
-        columns[4] = (columns[4][0], ids)
-    parts = np.array([_add_kernel(writer, part) for part in kernel.components], dtype=np.int32)
-    columns[5] = (columns[5][0], parts)
-    if kernel.functions is None:  # the class's own columns: components, then amplitudes (7.3)
-        columns[4], columns[5] = columns[5], columns[4]
-    return writer.add("LinearCombinationKernel", _MATH, [_row(*columns)], kernel_id)
+        ids["spatialfunctions"] = [_add_function(writer, function) for function in kernel.functions]
+    ids["components"] = [_add_kernel(writer, part) for part in kernel.components]
+    filled = [(field, ids.get(field.name, value)) for field, value in columns]
+    return writer.add("LinearCombinationKernel", _MATH, [_row(*filled)], kernel_id)
 
 
 def _add_function(writer: ArchiveWriter, function: object) -> int:
