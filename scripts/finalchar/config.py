@@ -18,7 +18,7 @@ from pydantic import ValidationError, model_validator
 
 from finalchar import config_text, strict_yaml
 from finalchar.config_base import Field, Section, explain, subsection, tell_paths
-from finalchar.config_choices import compose_choice, compose_plugins, settings_in
+from finalchar.config_choices import choice, compose_choice, compose_plugins, settings_in
 from finalchar.config_sites import (
     AP_CORR_SELECTION,
     FINALIZE_SELECTION,
@@ -28,7 +28,7 @@ from finalchar.config_sites import (
     LSST_PLUGINS,
     LSST_SELECTORS,
 )
-from finalchar.errors import ConfigError
+from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = ["STAGES", "Config", "Stage", "load_config"]
 
@@ -275,6 +275,7 @@ class Config(Section):
         except ValidationError as error:
             raise ConfigError(explain(error, type(self))) from error
         tell_paths(self)
+        _check_stamps(self)
 
     def to_plain(self) -> dict[str, Any]:
         """All values, defaults included, as nested dictionaries fit for JSON; `Config(**plain)` is back."""
@@ -337,6 +338,27 @@ class Config(Section):
         return cls(**nested(overrides, drop_unimplemented=drop_unimplemented), **ours)
 
 
+def _check_stamps(config: Config) -> None:
+    """Check that the stamps can hold the PSF model, which settings of two sections decide (K14)."""
+    determiner = choice("finalchar.psf.determiners", config.psf_determiner.name)
+    check = getattr(determiner, "check_settings", None)
+    settings = config.psf_determiner.active
+    if check is None:
+        return
+    check(settings, compatibility=config.compatibility)
+    candidates = config.make_psf_candidates
+    available = candidates.kernelSize + 2 * candidates.borderWidth
+    if config.compatibility == "lsst" or available >= (settings.stampSize or available + 1):
+        return  # the reference cuts the stamps with a warning
+    try:
+        check(settings.model_copy(update={"stampSize": available}), compatibility=config.compatibility)
+    except ConfigError:
+        raise ConfigError(
+            f"Stamps of {available} pixels (make_psf_candidates) cannot hold the model of psf_determiner."
+            f"{config.psf_determiner.name}: raise make_psf_candidates.kernelSize or lower modelSize there."
+        ) from None
+
+
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file and overrides of the command line.
 
@@ -363,9 +385,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     plain = config_text.interpret(Config, tree)
     try:
         return Config(**plain)
+    except NotYetImplementedError:
+        raise
     except ConfigError as error:
         if not isinstance(error.__cause__, ValidationError):
-            raise
+            raise ConfigError(f"{path}: {error}") from None
         location = error.__cause__.errors(include_url=False)[0]["loc"]
         raise ConfigError(f"{_place(tree, location) or path}: {error}") from None
 

@@ -23,6 +23,7 @@ from finalchar.errors import NotYetImplementedError
 __all__ = [
     "ChoiceSection",
     "PluginSection",
+    "choice",
     "choices_of",
     "compose_choice",
     "compose_plugins",
@@ -30,14 +31,19 @@ __all__ = [
 ]
 
 
+def choice(package: str, name: str) -> ModuleType:
+    """The module of a choice of a registry package."""
+    return importlib.import_module(package).get(name)  # type: ignore[no-any-return]
+
+
 def choices_of(package: str) -> dict[str, type[Section]]:
     """Settings class of every choice of a registry package, by the name used in the configuration."""
     found: dict[str, type[Section]] = {}
     path = importlib.import_module(package).__path__
     for module in sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")):
-        choice = importlib.import_module(f"{package}.{module}")
-        if hasattr(choice, "NAME"):  # other modules are building blocks
-            found[choice.NAME] = _settings_of(choice)
+        imported = importlib.import_module(f"{package}.{module}")
+        if hasattr(imported, "NAME"):  # other modules are building blocks
+            found[imported.NAME] = _settings_of(imported)
     return found
 
 

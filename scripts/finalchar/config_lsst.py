@@ -15,7 +15,7 @@ from finalchar.config_base import Section
 from finalchar.config_choices import PluginSection, _Choices
 from finalchar.errors import ConfigError, NotYetImplementedError
 
-__all__ = ["FIXED_VALUES", "FRAMEWORK", "nested", "path_of"]
+__all__ = ["FRAMEWORK", "nested", "path_of"]
 
 # settings of the framework or of parts that are never run, with the reason why they have no counterpart here
 FRAMEWORK = {
@@ -23,20 +23,6 @@ FRAMEWORK = {
     "saveLogOutput": "logs are always kept",
     "measurement.undeblended": "plugins that LSST never runs here (their list is empty)",
     "measurement.undeblendedPrefix": "prefix of columns that are never made",
-}
-
-
-# settings of LSST that are offered with one value only: that of the LSST task
-FIXED_VALUES: dict[str, Any] = {
-    "measurement.plugins.ext_shapeHSM_HigherOrderMomentsPSF.useSourceCentroidOffset": False,
-    "measurement.plugins.ext_shapeHSM_HsmSourceMoments.addFlux": False,
-    "measurement.plugins.ext_shapeHSM_HsmSourceMoments.subtractCenter": False,
-    "measurement.plugins.ext_shapeHSM_HsmSourceMomentsRound.addFlux": False,
-    "measurement.plugins.ext_shapeHSM_HsmSourceMomentsRound.subtractCenter": False,
-    "measurement.plugins.ext_shapeHSM_HsmPsfMoments.addFlux": False,
-    "measurement.plugins.ext_shapeHSM_HsmPsfMoments.subtractCenter": True,
-    "measurement.plugins.ext_shapeHSM_HsmPsfMoments.useSourceCentroidOffset": False,
-    "measurement.plugins.ext_shapeHSM_HsmShapeRegauss.deblendNChild": "",
 }
 
 
@@ -71,7 +57,7 @@ def nested(overrides: Mapping[str, Any], *, drop_unimplemented: bool = False) ->
         if any(path[: len(own.split("."))] == tuple(own.split(".")) for own in FRAMEWORK):
             continue
         place = _place_in_model(Config, path, flat, drop_unimplemented)
-        if place is None or _has_fixed_value(path, value, place):
+        if place is None:
             continue
         section, field = place
         if issubclass(section, PluginSection) and field == "names" and drop_unimplemented:
@@ -96,19 +82,9 @@ def _place_in_model(
         if found is None:
             raise ConfigError(f"'{flat}' is no setting of the LSST task that finalchar knows.")
         section = found
-    if path[-1] not in section.model_fields and ".".join(path) not in FIXED_VALUES:
+    if path[-1] not in section.model_fields:
         raise ConfigError(f"'{flat}' is no setting of the LSST task that finalchar knows.")
     return section, path[-1]
-
-
-def _has_fixed_value(path: tuple[str, ...], value: Any, place: tuple[type[Section], str]) -> bool:
-    """Whether a setting is offered with one value only, which it has here."""
-    name = ".".join(path)
-    if name not in FIXED_VALUES or place[1] in place[0].model_fields:
-        return False
-    if value != FIXED_VALUES[name]:
-        raise NotYetImplementedError(name, f"'{name}' can only be {FIXED_VALUES[name]!r} yet, not {value!r}.")
-    return True
 
 
 def _as_wanted(section: type[Section], field: str, value: Any) -> Any:

@@ -139,10 +139,6 @@ def _not_a_setting(name: str) -> str | None:
         return "the inputs are named in the sheets detectors.csv and tracts.csv."
     if name == "saveLogOutput":
         return "logs are always kept."
-    from finalchar.config_lsst import FIXED_VALUES
-
-    if name in FIXED_VALUES:
-        return f"it can only be what LSST has, {FIXED_VALUES[name]!r}, yet: remove the line."
     return None
 
 
@@ -217,12 +213,17 @@ def _dictionary(kind: Any, raw: Any, what: str) -> dict[str, Any]:
 
 
 def _one_of(choices: Sequence[Any], raw: Scalar, what: str) -> Any:
-    for choice in choices:
-        if str(choice) == raw:
-            return choice
-    close = nearest(raw, map(str, choices))
+    """The choice that is written; choices are text, or a single truth value."""
+    spelling = {
+        str(choice).lower() if isinstance(choice, bool) else str(choice): choice for choice in choices
+    }
+    if raw in spelling:
+        return spelling[raw]
+    if len(spelling) == 1:
+        raise ConfigError(f"{what} can only be {next(iter(spelling)) or 'empty'}, not {_shown(raw)}.")
+    close = nearest(raw, spelling)
     hint = f"; did you mean '{close}'?" if close else "."
-    raise ConfigError(f"{what} must be one of {', '.join(map(str, choices))}, not {_shown(raw)}{hint}")
+    raise ConfigError(f"{what} must be one of {', '.join(spelling)}, not {_shown(raw)}{hint}")
 
 
 def _scalar(kind: Any, raw: Scalar, what: str) -> Any:

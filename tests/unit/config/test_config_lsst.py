@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finalchar.config import Config
-from finalchar.config_lsst import FIXED_VALUES, FRAMEWORK, nested, path_of
+from finalchar.config_lsst import FRAMEWORK, nested, path_of
 from finalchar.config_sites import LSST_DETERMINERS, LSST_PLUGINS
 from finalchar.errors import ConfigError, NotYetImplementedError
 
@@ -51,9 +51,6 @@ def test_every_default_is_that_of_lsst(lsst):
                 n for n in value if hasattr(config.measurement.plugins, n)
             ]
             continue
-        if ".".join(path) in FIXED_VALUES:
-            assert FIXED_VALUES[".".join(path)] == value
-            continue
         ours = config
         for part in path:
             ours = getattr(ours, part)
@@ -89,10 +86,9 @@ def test_unknown_names_and_values_are_refused():
         nested({"psf_determiner['piff'].spatialOrderr": 4})
     with pytest.raises(ConfigError, match="must be a whole number"):
         Config.from_lsst_overrides({"psf_determiner['piff'].spatialOrder": "4"})
-    name, value = next(iter(FIXED_VALUES.items()))
-    assert nested({name: value}) == {}
-    with pytest.raises(NotYetImplementedError, match="can only be False yet, not True"):
-        nested({name: True})
+    plugin = "measurement.plugins['ext_shapeHSM_HsmShapeRegauss']"
+    with pytest.raises(ConfigError, match=r"deblendNChild' must be one of '', not 'deblend_nChild'"):
+        Config.from_lsst_overrides({f"{plugin}.deblendNChild": "deblend_nChild"})
 
 
 def test_choices_to_come_are_refused_or_left_out():

@@ -1,5 +1,8 @@
 """K05: no setting is decoration; every leaf reaches the digest of a stage, or is listed with its reason."""
 
+import os
+import subprocess
+import sys
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -11,7 +14,9 @@ from finalchar.config_text import all_keys, section_in
 
 # Settings that only one value is legal for, each with its reason.
 ONE_VALUE = {
-    "input.preset": "the files of the LSST stack are the only preset yet",
+    "measurement.plugins.modelfit_CModel.initial.maxRadius": "only the truncation of the profile itself",
+    "measurement.plugins.modelfit_CModel.exp.maxRadius": "only the truncation of the profile itself",
+    "measurement.plugins.modelfit_CModel.dev.maxRadius": "only the truncation of the profile itself",
     "measurement.undeblended.names": "undeblended measurement is not supported, the list must be empty",
 }
 # Settings that act only beside another one, which is set with them.
@@ -27,6 +32,18 @@ LEGAL = {
     "psf_determiner.piff.color": {"g": "g-i"},
     "source_selector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
     "measure_ap_corr.sourceSelector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
+}
+# Whole numbers whose default is near the largest legal value.
+AT_THE_UPPER_LIMIT = (
+    "measurement.plugins.modelfit_DoubleShapeletPsfApprox.innerOrder",
+    "measurement.plugins.modelfit_DoubleShapeletPsfApprox.outerOrder",
+    "psf_determiner.piff.modelSize",
+)
+# Settings that are legal only together with a sibling: values of both.
+TOGETHER = {
+    f"measurement.plugins.modelfit_CModel.{stage}.{leaf}": {"profileName": profile, "nComponents": number}
+    for stage, profile, number in (("initial", "luv", 8), ("exp", "luv", 8), ("dev", "lux", 6))
+    for leaf in ("profileName", "nComponents")
 }
 
 
@@ -61,7 +78,8 @@ def other_value(path, annotation, value):
         return f"{value}_other"
     if kind is float:
         return value * 0.9 if value else 0.5
-    return (value if value is not None else 1) + 2
+    start = value if value is not None else 1
+    return start + 2 if path not in AT_THE_UPPER_LIMIT else start - 1
 
 
 def activated(path):
@@ -81,10 +99,13 @@ def activated(path):
 
 def assign(config, path, value):
     *above, leaf = path.split(".")
-    section = config
+    section, parent = config, config
     for part in above:
-        section = getattr(section, part)
-    setattr(section, leaf, value)
+        parent, section = section, getattr(section, part)
+    if path in TOGETHER:
+        setattr(parent, above[-1], section.model_copy(update=TOGETHER[path]))
+    else:
+        setattr(section, leaf, value)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +139,8 @@ def test_lists_of_exceptions_name_existing_leaves():
     assert set(ONE_VALUE) <= names
     assert set(LEGAL) <= names
     assert set(BESIDE) <= names
+    assert set(TOGETHER) <= names
+    assert set(AT_THE_UPPER_LIMIT) <= names
     assert all(WITHOUT_EFFECT_ON_PRODUCTS.values())
 
 
@@ -142,10 +165,10 @@ def test_tract_stage_knows_only_the_reserve_selection():
 
 def test_importing_the_configuration_is_cheap():
     """The planner imports it: no library that takes long to import may come along."""
-    import subprocess
-    import sys
-
     heavy = ["scipy", "astropy", "galsim", "piff", "pandas", "pyarrow", "fitsio", "matplotlib"]
     code = f"import sys, finalchar.config; print([m for m in {heavy!r} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

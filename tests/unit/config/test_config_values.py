@@ -228,6 +228,11 @@ def test_whole_number_for_a_float_has_the_same_digest(load):
         ("reserve_selection: 3", "'reserve_selection' must be a section of keys, not '3'"),
         ("fgcmPhotometryBands: g", r"'fgcmPhotometryBands' must be a list such as \[a, b\], not 'g'"),
         ("compatibility: lst", "'compatibility' must be one of fixed, lsst, not 'lst'; did you mean 'lsst'"),
+        ("input: {preset: hsc}", "'input.preset' can only be lsst, not 'hsc'"),
+        (
+            "measurement: {plugins: {ext_shapeHSM_HsmPsfMoments: {subtractCenter: false}}}",
+            "subtractCenter' can only be true, not 'false'",
+        ),
         ("survey: [a]", "'survey' must be a single value, not a list"),
         ("survey:", "'survey' must have a value; remove the line for the default"),
         ("apply_ap_corr: {proxies: [a]}", "'apply_ap_corr.proxies' must be a section of keys, not a list"),
@@ -245,6 +250,27 @@ def test_messages_for_wrong_values(load, text, message):
         load(text)
     assert "config.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_stamps_that_cannot_hold_the_model_are_refused_before_the_first_job(load):
+    """K14; the sizes stand in two sections, and either may be too small."""
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml: psf_determiner\.piff\.stampSize is 21, but a model of"
+    ):
+        load("psf_determiner: {piff: {stampSize: 21}}")
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml: Stamps of 21 pixels \(make_psf_candidates\) cannot hold"
+    ):
+        load("make_psf_candidates: {kernelSize: 21}")
+    load("make_psf_candidates: {kernelSize: 21, borderWidth: 2}")
+    load("psf_determiner: {piff: {modelSize: 15}}\nmake_psf_candidates: {kernelSize: 21}")
+    load(
+        "compatibility: lsst\nmake_psf_candidates: {kernelSize: 21}"
+    )  # the reference runs, and loses all stars
+    config = Config()
+    config.make_psf_candidates.kernelSize = 21
+    with pytest.raises(ConfigError, match="Stamps of 21 pixels"):
+        config.stage_settings("detector")
 
 
 def test_key_written_twice_is_refused_with_both_lines(load):
