@@ -513,6 +513,8 @@ class _Characterization:
 
     def result(self, status: Status, sentence: str = "") -> DetectorResult:
         """Package what the truth table 4.10 gives for a status."""
+        if status.has_rows:
+            self.counts.setdefault("used", 0)
         self.figures |= {"has_psf": self.fit is not None, "has_ap_corr": self.ap_corr_map is not None}
         stated = DetectorStatus(
             self.inputs.visit,
