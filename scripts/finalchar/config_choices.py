@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -48,9 +47,7 @@ def choices_of(package: str) -> dict[str, type[Section]]:
 
 
 def settings_in(module: str) -> type[Section]:
-    """The `Settings` of a module; no fields while the module does not exist."""
-    if importlib.util.find_spec(module) is None:
-        return create_model("Settings", __base__=Section)
+    """The `Settings` of a module, for sections that live with the code that applies them."""
     return importlib.import_module(module).Settings  # type: ignore[no-any-return]
 
 
