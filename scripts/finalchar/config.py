@@ -177,7 +177,6 @@ if TYPE_CHECKING:
     Plugins: TypeAlias = Any
     PsfAcceptance: TypeAlias = Any
     ApCorrAcceptance: TypeAlias = Any
-    ApCorrAcceptance: TypeAlias = Any
 else:
     SourceSelector = compose_choice(
         "SourceSelector",
@@ -206,7 +205,6 @@ else:
         "Plugins", "finalchar.measure.plugins", known=LSST_PLUGINS, default=LSST_DEFAULT_PLUGINS
     )
     PsfAcceptance = settings_in("finalchar.psf.acceptance")
-    ApCorrAcceptance = settings_in("finalchar.apcorr.acceptance")
     ApCorrAcceptance = settings_in("finalchar.apcorr.acceptance")
 
 
@@ -262,9 +260,6 @@ class Config(Section):
     measure_ap_corr: MeasureApCorr = subsection(MeasureApCorr, "aperture corrections")
     ap_corr_acceptance: ApCorrAcceptance = subsection(
         ApCorrAcceptance, "when an aperture correction is believed"
-    )
-    ap_corr_acceptance: ApCorrAcceptance = subsection(
-        ApCorrAcceptance, "when an aperture correction is called suspect"
     )
     apply_ap_corr: ApplyApCorr = subsection(ApplyApCorr, "and their application")
     do_add_sky_moments: bool = Field(False, description="add moments in sky coordinates and altitude/azimuth")

@@ -95,7 +95,6 @@ def _detector(config: Config) -> dict[str, Any]:
         "measurement",
         "measure_ap_corr",
         "ap_corr_acceptance",
-        "ap_corr_acceptance",
         "apply_ap_corr",
         "do_add_sky_moments",
         "do_add_fgcm_photometry",
