@@ -85,10 +85,13 @@ class Quadrupoles:
         with np.errstate(invalid="ignore"):
             return np.asarray((self.xx >= 0) & (self.yy >= 0) & (self.determinant >= 0))
 
-    def scaled(self, factor: npt.ArrayLike) -> Quadrupoles:
+    def scaled(self, factor: FloatArray | float) -> Quadrupoles:
         """Return ellipses with both semi-axes times `factor`."""
-        square = np.asarray(factor) ** 2
-        return Quadrupoles(self.xx * square, self.yy * square, self.xy * square)
+        return self.times(factor * factor)
+
+    def times(self, factor: FloatArray | float) -> Quadrupoles:
+        """Return the moments times `factor`."""
+        return Quadrupoles(self.xx * factor, self.yy * factor, self.xy * factor)
 
     def transformed(self, matrices: FloatArray) -> Quadrupoles:
         """Return M Q M^T for matrices M of shape (..., 2, 2)."""

@@ -1,0 +1,1 @@
+"""Galaxy models of two profiles convolved with the PSF (measurement specification 8)."""

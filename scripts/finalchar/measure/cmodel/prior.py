@@ -1,0 +1,104 @@
+"""The prior of ellipticity and radius (measurement specification 8.4, "EMPIRICAL")."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["EmpiricalPrior"]
+
+FloatArray = npt.NDArray[np.float64]
+
+RAMP = (-6.001, -6.0)
+RAMP_INTEGRAL = 0.00063967705
+"""Of the default ramp, as the reference's ill-conditioned coefficients give it; of a smooth ramp, half its
+width."""
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A factor of the density, its gradient and its Hessian."""
+
+    value: FloatArray
+    gradient: FloatArray
+    hessian: FloatArray
+
+
+@dataclass(frozen=True)
+class EmpiricalPrior:
+    """P = E(eta1, eta2) L(ln R); zero where the amplitude is negative.
+
+    Parameters of the model have shape (k, 4): eta1, eta2, ln R (arcsec), amplitude.
+    """
+
+    settings: Any
+
+    def density(self, parameters: FloatArray) -> FloatArray:
+        """Return P, shape (k,)."""
+        density = self._ellipticity(parameters).value * self._radius(parameters).value
+        return np.where(parameters[:, 3] < 0.0, 0.0, density)
+
+    def derivatives(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return gradient (k, 4) and Hessian (k, 4, 4) of P.
+
+        The mixed derivative by ln R and eta2 is that by ln R and eta1, as in the reference [M-Q11].
+        """
+        ellipticity, radius = self._ellipticity(parameters), self._radius(parameters)
+        gradient = np.zeros(parameters.shape)
+        hessian = np.zeros((*parameters.shape, parameters.shape[1]))
+        gradient[:, :2] = ellipticity.gradient * radius.value[:, np.newaxis]
+        gradient[:, 2] = ellipticity.value * radius.gradient
+        hessian[:, :2, :2] = ellipticity.hessian * radius.value[:, np.newaxis, np.newaxis]
+        hessian[:, 2, 2] = ellipticity.value * radius.hessian
+        mixed = ellipticity.gradient[:, 0] * radius.gradient
+        hessian[:, 2, 0] = hessian[:, 0, 2] = hessian[:, 2, 1] = hessian[:, 1, 2] = mixed
+        negative = parameters[:, 3] < 0.0
+        gradient[negative] = 0.0
+        hessian[negative] = 0.0
+        return gradient, hessian
+
+    def _ellipticity(self, parameters: FloatArray) -> _Factor:
+        """Softened exponential in |eta|; at eta = 0 its derivatives are set to zero."""
+        sigma, core = self.settings.ellipticitySigma, self.settings.ellipticityCore
+        eta = parameters[:, :2]
+        soft = np.sqrt((eta * eta).sum(axis=1) + core * core)
+        norm = math.exp(core / sigma) / ((sigma + core) * sigma) / (2.0 * math.pi)
+        value = norm * np.exp(-soft / sigma)
+        slope = -value / (sigma * soft)
+        gradient = slope[:, np.newaxis] * eta
+        outer = eta[:, :, np.newaxis] * eta[:, np.newaxis, :]
+        curvature = value * (1.0 / (sigma * soft) ** 2 + 1.0 / (sigma * soft**3))
+        hessian = curvature[:, np.newaxis, np.newaxis] * outer + slope[:, np.newaxis, np.newaxis] * np.eye(2)
+        hessian[(eta == 0.0).all(axis=1)] = 0.0
+        return _Factor(value, gradient, hessian)
+
+    def _radius(self, parameters: FloatArray) -> _Factor:
+        """Zero, a smooth ramp, a plateau, and the tail of Student's t."""
+        low, high = self.settings.logRadiusMinOuter, self.settings.logRadiusMinInner
+        mu, sigma, nu = (getattr(self.settings, f"logRadius{name}") for name in ("Mu", "Sigma", "Nu"))
+        log_radius = parameters[:, 2]
+        width = high - low
+        u = (log_radius - low) / width
+        z = (log_radius - mu) / sigma
+        tail = (1.0 + z * z / nu) ** (-0.5 * (nu + 1.0))
+        slope = -(nu + 1.0) * z / (nu + z * z) / sigma
+        bend = -(nu + 1.0) * (nu - z * z) / (nu + z * z) ** 2 / sigma**2
+        below, ramp, above = log_radius < low, log_radius < high, log_radius > mu
+        cases = [below, ramp, above]
+        norm = self._norm()
+        return _Factor(
+            np.select(cases, [0.0 * u, u * u * (3.0 - 2.0 * u), tail], 1.0) / norm,
+            np.select(cases, [0.0 * u, 6.0 * u * (1.0 - u) / width, tail * slope], 0.0) / norm,
+            np.select(cases, [0.0 * u, (6.0 - 12.0 * u) / width**2, tail * (slope**2 + bend)], 0.0) / norm,
+        )
+
+    def _norm(self) -> float:
+        low, high = self.settings.logRadiusMinOuter, self.settings.logRadiusMinInner
+        mu, sigma, nu = (getattr(self.settings, f"logRadius{name}") for name in ("Mu", "Sigma", "Nu"))
+        ramp = RAMP_INTEGRAL if (low, high) == RAMP else 0.5 * (high - low)
+        tail = math.exp(math.lgamma(0.5 * nu) - math.lgamma(0.5 * nu + 0.5))
+        return float(ramp + (mu - high) + 0.5 * math.sqrt(math.pi * nu) * sigma * tail)
