@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+
+from finalchar.apcorr.apply import apply_ap_corr
 from finalchar.formats.exposure import Box
 from finalchar.formats.exposure_catalog import read_exposure_catalog
 from finalchar.formats.lsst_exposure import read_exposure
@@ -23,6 +25,7 @@ from finalchar.measure import expand_aliases, make_output_table, plugins, run_me
 from finalchar.measure.footprint_geometry import select_footprints
 from finalchar.measure.noise_replacement import measure_noise, replace_sources
 from finalchar.measure.random_stream import GaussianStream
+from finalchar.measure.schema import correctable_fluxes
 from finalchar.psf.piff_model import piff_model
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,14 @@ TOLERANCES = {
     # the passes stop at a precision of 1e-6 and depend on the last bit.
     "ext_shapeHSM_HsmShapeRegauss": ("either", 1e-7),
     "ext_shapeHSM_Hsm": ("either", 1e-9),
+    "modelfit_DoubleShapeletPsfApprox": ("either", 1e-9),
+    "ext_photometryKron_KronFlux_instFlux": ("relative", 5e-6),  # sums in float32
+    "ext_photometryKron_KronFlux": ("relative", 1e-6),  # float32
+    "ext_convolved_ConvolvedFlux_seeing": ("relative", 1e-6),  # float32
+    "ext_convolved_ConvolvedFlux": ("relative", 5e-6),  # convolution and sums in float32
+    # float32 transforms of the image; in the sub-pixel mode the reference's loops run in float32
+    "ext_gaap_GaapFlux_1_15x_0_5": ("relative", 1e-5),
+    "ext_gaap_GaapFlux": ("relative", 1e-6),
     "slot_PsfFlux_area": ("relative", 1e-6),
     "slot_PsfFlux_chi2": ("relative", 1e-6),
     "slot_PsfFlux": ("relative", 1e-9),
@@ -134,13 +145,16 @@ def _measure(reference, configuration, visit, detector, wanted):
         settings=settings,
         compatibility="lsst",
     )
-    for flux in ("base_PsfFlux", "base_GaussianFlux"):
-        field = (record.ap_corr_map or {}).get(f"{flux}_instFlux")
-        if field is None:
-            continue
-        factor = field.evaluate(x=table["slot_Centroid_x"], y=table["slot_Centroid_y"])
-        for column in (f"{flux}_instFlux", f"{flux}_instFluxErr"):
-            table[column][:] = table[column] * factor
+    rules = SimpleNamespace(
+        ignoreList=[],
+        proxies={},
+        doFlagApCorrFailures=True,
+        xColumn="slot_Centroid_x",
+        yColumn="slot_Centroid_y",
+    )
+    fluxes = correctable_fluxes(settings, "lsst")
+    if record.ap_corr_map is not None:
+        table, _ = apply_ap_corr(table, record.ap_corr_map, rules, fluxes, compatibility="lsst")
     return table
 
 
@@ -212,7 +226,8 @@ def test_every_column_of_an_implemented_plugin_is_there(reference):
         selected=sources.select(slice(0, 3)), settings=_settings(), compatibility="lsst"
     )
     ours = expand_aliases(table).columns
-    missing_plugins = ("ext_convolved", "ext_gaap", "ext_photometryKron", "modelfit_", "slot_ModelFlux")
+    expected = ("ext_convolved", "ext_gaap", "ext_photometryKron", "modelfit_", "slot_ModelFlux")
+    missing_plugins = tuple(start for start in expected if not any(name.startswith(start) for name in ours))
     implemented = [name for name in wanted if not name.removeprefix("apcorr_").startswith(missing_plugins)]
     assert [name for name in implemented if name not in ours] == []
 
