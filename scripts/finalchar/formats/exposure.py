@@ -68,9 +68,7 @@ class SkyProjection(Protocol):
     def sky_to_pixel(self, *, ra: npt.ArrayLike, dec: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return the 0-based parent pixel position (x, y) of RA, Dec in radians."""
 
-    def pixel_to_intermediate(
-        self, *, x: npt.ArrayLike, y: npt.ArrayLike
-    ) -> tuple[FloatArray, FloatArray]:
+    def pixel_to_intermediate(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return intermediate world coordinates, degrees on the tangent plane at `sky_origin`."""
 
     def pixel_scale(self, *, x: float, y: float) -> float:

@@ -84,7 +84,9 @@ class SourceTable:
         )
 
     def with_columns(
-        self, columns: Mapping[str, npt.NDArray], info: Mapping[str, ColumnInfo] | None = None  # type: ignore[type-arg]
+        self,
+        columns: Mapping[str, npt.NDArray],
+        info: Mapping[str, ColumnInfo] | None = None,  # type: ignore[type-arg]
     ) -> SourceTable:
         """Return a table that has `columns` added (or replaced), sharing the other arrays."""
         return SourceTable({**self.columns, **columns}, {**self.info, **(info or {})}, dict(self.aliases))

@@ -1,0 +1,1 @@
+"""Pages that show the products of a survey; still to come."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import galsim
 import numpy as np
 import pytest
+
 from finalchar.formats.exposure import Box, Exposure, VisitInfo
 from finalchar.formats.sources import ColumnInfo, Footprints, SourceTable
 from finalchar.measure import make_output_table, run_measurement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from finalchar.errors import ConfigError, InputError
 from finalchar.formats.sources import ColumnInfo, SourceTable
 from finalchar.measure import expand_aliases, make_output_table, plugins

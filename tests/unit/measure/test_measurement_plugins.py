@@ -7,6 +7,7 @@ from dataclasses import replace
 import galsim
 import numpy as np
 import pytest
+
 from finalchar.errors import ConfigError, InputError, MeasurementError
 from finalchar.formats.exposure import Box
 from finalchar.measure import plugins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from finalchar.errors import MeasurementError
 from finalchar.formats.exposure import Box
 from finalchar.measure.footprint_geometry import measure_boxes, select_footprints

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from finalchar.formats.exposure import Box
 from finalchar.measure.footprint_geometry import count_shared_pixels, has_many_peaks
 from finalchar.measure.segments import footprints_from_segments

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
 from finalchar.measure import plugins
 from finalchar.measure.schema import correctable_fluxes
 

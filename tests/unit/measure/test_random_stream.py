@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from finalchar.measure import random_stream
 from finalchar.measure.random_stream import GaussianStream
 
