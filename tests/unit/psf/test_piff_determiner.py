@@ -227,6 +227,11 @@ def test_a_broken_yaml_configuration_is_named(exposure, places, text):
         determine(exposure, places, piffPsfConfigYaml=text)
 
 
+def test_a_configuration_that_piff_refuses_is_a_failed_psf(exposure, places):
+    with pytest.raises(PsfError, match="cannot be configured"):
+        determine(exposure, places, piffPsfConfigYaml="{model: {type: None}, interp: {type: Mean}}")
+
+
 def test_piff_messages_reach_the_log_by_level(exposure, places, caplog):
     with caplog.at_level(logging.DEBUG):
         determine(exposure, places, piffLoggingLevel=2)

@@ -487,14 +487,26 @@ def _run(
 
     listener = _Listener()
     logger = _piff_logger(settings, listener)
-    psf = piff.PSF.process(copy.deepcopy(plan.config), logger=logger)
+    try:
+        psf = piff.PSF.process(copy.deepcopy(plan.config), logger=logger)
+    except Exception as error:
+        raise PsfError(f"Piff cannot be configured like this: {error}") from error
     psf.set_context({0: frame.wcs}, frame.pointing)
-    if settings.solver == "separable" and applies_to(psf):
+    if settings.solver == "separable" and applies_to(psf) and _more_pixels_than_unknowns(psf, stars):
         try:
             return _run_separable(psf, plan, stars, variance, logger)
         except NotDeterminedError as error:
             log.warning("%s; Piff's own solver is asked", error)
     return _run_piff(psf, plan, stars, logger, listener)
+
+
+def _more_pixels_than_unknowns(psf: Any, stars: list[Any]) -> bool:
+    """Whether the fit has one answer; if not, the reference's is that of Piff's own solver."""
+    pixels = 0
+    for star in stars:
+        _, weight, u, v = star.data.getDataVector()
+        pixels += int(np.sum((weight != 0) & (np.maximum(np.abs(u), np.abs(v)) <= psf.model.maxuv)))
+    return pixels >= int(psf.model.size) ** 2 * int(np.count_nonzero(psf.interp._mask))
 
 
 def _run_separable(
