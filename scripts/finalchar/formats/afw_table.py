@@ -331,7 +331,10 @@ def _read_ragged(unit: Hdu, descriptors: Column, entry: Field) -> Column:
     dtype = np.dtype("S1" if entry.code == "A" else _DTYPES[entry.code])
     cells = np.empty(len(descriptors), dtype=object)
     for row, (number, start) in enumerate(descriptors.tolist()):
-        if start + number * dtype.itemsize > unit.data_start + unit.data_size - heap:
+        if (
+            min(number, start) < 0
+            or start + number * dtype.itemsize > unit.data_start + unit.data_size - heap
+        ):
             raise InputError(f"a cell of column {entry.name!r} of {unit.file.path} lies outside its heap")
         raw = np.frombuffer(unit.file.buffer, dtype, number, heap + start) if number else np.empty(0, dtype)
         if entry.code == "A":

@@ -56,6 +56,8 @@ _READERS = {
 }
 """Persisted class -> module and function of this package that makes the object."""
 
+_IN_THE_MAKING = object()
+
 
 @dataclass(frozen=True)
 class UnknownObject:
@@ -181,7 +183,10 @@ class Archive:
             return None
         if object_id not in self._objects:
             name, module, catalogues = self.catalogues(object_id)
+            self._objects[object_id] = _IN_THE_MAKING
             self._objects[object_id] = self._make(name, module, catalogues)
+        if self._objects[object_id] is _IN_THE_MAKING:
+            raise InputError(f"{self.file.path}: archive object {object_id} contains itself")
         return self._objects[object_id]
 
     def _make(self, name: str, module: str, catalogues: list[AfwTable]) -> Any:

@@ -114,20 +114,23 @@ def read_transform_map(name: str, catalogues: Sequence[AfwTable], archive: Archi
     for row in range(len(table)):
         start = (str(table["fromSysName"][row]), str(table["fromSysDetectorName"][row]))
         end = (str(table["toSysName"][row]), str(table["toSysDetectorName"][row]))
-        connections.append(Connection(start, end, archive.get(int(table["transform"][row]))))
+        transform = archive.get(int(table["transform"][row]))
+        if isinstance(transform, AstTransform):
+            connections.append(Connection(start, end, transform))
     return TransformMap(tuple(connections))
 
 
 def read_detector(name: str, catalogues: Sequence[AfwTable], archive: Archive) -> Detector:
     """Make a `Detector` from its two catalogues."""
     main, amplifiers = catalogues
+    transforms = archive.get(int(main.one("transformMap")))
     return Detector(
         name=str(main.one("name")),
         serial=str(main.one("serial")),
         number=int(main.one("id")),
         box=read_box(main),
         amplifiers=tuple(_amplifier(amplifiers.rows(row, 1)) for row in range(len(amplifiers))),
-        transforms=archive.get(int(main.one("transformMap"))),
+        transforms=transforms if isinstance(transforms, TransformMap) else TransformMap(()),
     )
 
 

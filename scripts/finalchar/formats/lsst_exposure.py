@@ -61,7 +61,7 @@ def read_exposure(path: str | os.PathLike[str]) -> Exposure:
     """
     file = FitsFile(path)
     header = file.hdu(0).header
-    if _is_image(file.hdu(0)) is False and "INHERIT" not in file.hdu(1).header:
+    if "INHERIT" not in file.hdu(1).header:  # of old files, everything stands in HDU 1
         header = Header((*file.hdu(1).header.cards, *header.cards))
     version = header.integer("EXPINFO_V", 0)
     if version > 2:
@@ -95,10 +95,6 @@ def read_exposure(path: str | os.PathLike[str]) -> Exposure:
 
 
 # ---------------------------------------------------------------------------------------------- planes
-
-
-def _is_image(unit: Hdu) -> bool:
-    return unit.data_size > 0
 
 
 def _read_planes(file: FitsFile) -> dict[str, npt.NDArray[Any]]:

@@ -109,3 +109,25 @@ def test_a_broken_object_is_one_sentence(tmp_path: Path) -> None:
     number = writer.add("SkyWcs", "lsst.afw.geom", [table])
     with pytest.raises(InputError, match="a stored SkyWcs is broken"):
         stored(tmp_path, writer).get(number)
+
+
+def test_objects_that_contain_themselves(tmp_path: Path) -> None:
+    writer = ArchiveWriter()
+    table = AfwTable((Field("id", "J"),), {"id": np.array([1], dtype=np.int32)})
+    number = writer.add("ProductBoundedField", "lsst.afw.math", [table])
+    with pytest.raises(InputError, match="object 1 contains itself"):
+        stored(tmp_path, writer).get(number)
+
+
+def test_cells_with_negative_places(tmp_path: Path) -> None:
+    table = AfwTable((Field("bytes", "B", "Array", 0),), {"bytes": np.array([None])})
+    table.columns["bytes"][0] = np.zeros(1, dtype=np.uint8)
+    writer = ArchiveWriter()
+    number = writer.add("PiffPsf", "lsst.meas.extensions.piff.piffPsf", [table])
+    archive = stored(tmp_path, writer)
+    start = archive.file.hdu(2).data_start
+    content = bytearray(archive.file.buffer[:])
+    content[start + 8 : start + 16] = b"\xff" * 8
+    (tmp_path / "b.fits").write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"a cell of column 'bytes' of .* lies outside its heap"):
+        Archive(FitsFile(tmp_path / "b.fits"), 1).get(number)
