@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["ColumnInfo", "Footprints", "SourceTable"]
+
+Column = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class SourceTable:
         Alias -> target; an alias stands for a whole name or for a leading part of it.
     """
 
-    columns: dict[str, npt.NDArray]  # type: ignore[type-arg]
+    columns: dict[str, Column]
     info: dict[str, ColumnInfo] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -51,10 +54,10 @@ class SourceTable:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.resolve(name) in self.columns
 
-    def __getitem__(self, name: str) -> npt.NDArray:  # type: ignore[type-arg]
+    def __getitem__(self, name: str) -> Column:
         return self.columns[self.resolve(name)]
 
-    def __setitem__(self, name: str, values: npt.NDArray) -> None:  # type: ignore[type-arg]
+    def __setitem__(self, name: str, values: Column) -> None:
         self.columns[self.resolve(name)] = values
 
     def resolve(self, name: str) -> str:
@@ -77,7 +80,7 @@ class SourceTable:
         alias = max(before)
         return self.aliases[alias] + name[len(alias) :] if name.startswith(alias) else None
 
-    def select(self, rows: npt.NDArray) -> SourceTable:  # type: ignore[type-arg]
+    def select(self, rows: Column) -> SourceTable:
         """Return a new table with the given rows (boolean mask or indices), columns copied."""
         return SourceTable(
             {name: values[rows] for name, values in self.columns.items()}, dict(self.info), dict(self.aliases)
@@ -85,8 +88,8 @@ class SourceTable:
 
     def with_columns(
         self,
-        columns: Mapping[str, npt.NDArray],
-        info: Mapping[str, ColumnInfo] | None = None,  # type: ignore[type-arg]
+        columns: Mapping[str, Column],
+        info: Mapping[str, ColumnInfo] | None = None,
     ) -> SourceTable:
         """Return a table that has `columns` added (or replaced), sharing the other arrays."""
         return SourceTable({**self.columns, **columns}, {**self.info, **(info or {})}, dict(self.aliases))
