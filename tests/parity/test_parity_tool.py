@@ -16,14 +16,14 @@ from finalchar.parity import run
 from finalchar.parity.compare import compare_table, outcome
 from finalchar.parity.deviations import Tolerance, deviations_between, verdicts
 from finalchar.parity.table import outcome_lines
-from finalchar.parity.tolerances import column_tolerance, scale_column
+from finalchar.parity.tolerances import column_tolerance, known_cause, scale_column
 
 SMALL = Path(__file__).parents[2] / "tests/data/golden_small"
 RELATIVE = Tolerance("relative", 1e-5)
 
 
 def verdict_of(*deviations, cause=""):
-    (verdict,) = verdicts(deviations, lambda name: cause)
+    (verdict,) = verdicts(deviations, lambda name, median: cause)
     return verdict
 
 
@@ -77,6 +77,13 @@ def test_report_only_is_never_out():
     verdict = verdict_of(far)
     assert verdict.ok
     assert verdict.tolerance is None
+
+
+def test_known_causes_reach_no_further_than_their_median():
+    name = "modelfit_CModel_dev_instFlux"
+    assert "rounding noise" in known_cause("default", name, 1e-4)
+    assert known_cause("default", name, 0.1) == ""
+    assert known_cause("default", "base_PsfFlux_instFlux", 1e-4) == ""
 
 
 def test_outliers_and_median_of_a_tolerance():

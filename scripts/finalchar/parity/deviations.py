@@ -12,6 +12,8 @@ import numpy.typing as npt
 __all__ = ["Deviations", "Tolerance", "Verdict", "deviations_between", "verdicts"]
 
 FloatArray = npt.NDArray[np.float64]
+KnownCause = Callable[[str, float], str]
+"""(quantity, median deviation) -> the stated cause of a deviation, or an empty text."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ def deviations_between(
 
 
 def verdicts(
-    collected: Iterable[Deviations], known_cause: Callable[[str], str] = lambda name: ""
+    collected: Iterable[Deviations], known_cause: KnownCause = lambda name, median: ""
 ) -> list[Verdict]:
     """Return one verdict per quantity, in order of first appearance, over all detectors.
 
-    `known_cause` gives the stated cause of a deviation of a quantity, or an empty text.
+    `known_cause` is asked about every quantity that is out of tolerance.
     """
     by_name: dict[str, _Collected] = {}
     for deviations in collected:
@@ -132,7 +134,7 @@ def verdicts(
     return [_verdict(name, entry, known_cause) for name, entry in by_name.items()]
 
 
-def _verdict(name: str, entry: _Collected, known_cause: Callable[[str], str]) -> Verdict:
+def _verdict(name: str, entry: _Collected, known_cause: KnownCause) -> Verdict:
     values = np.concatenate(entry.values)
     maximum = float(values.max()) if values.size else None
     judged = entry.tolerance.kind != "report"
@@ -144,7 +146,10 @@ def _verdict(name: str, entry: _Collected, known_cause: Callable[[str], str]) ->
         maximum,
         entry.tolerance.value if judged else None,
         ok,
-        "; ".join(entry.causes) or (("" if ok else known_cause(name)) if judged else entry.tolerance.reason),
+        "; ".join(entry.causes)
+        or (
+            ("" if ok else known_cause(name, float(np.median(values)))) if judged else entry.tolerance.reason
+        ),
         entry.tolerance.kind,
         "; ".join(entry.details[:3]) + ("; ..." if len(entry.details) > 3 else ""),
     )
