@@ -6,6 +6,7 @@ import galsim
 import numpy as np
 import piff
 import pytest
+
 from finalchar.psf.separable import (
     GridSettings,
     NotDeterminedError,

@@ -3,6 +3,7 @@
 import galsim
 import numpy as np
 import pytest
+
 from finalchar.psf.separable import GridSettings, Rendering, StarStamps, fit_grid, star_grids, unit_sum
 from finalchar.psf.shape import adaptive_moments
 from finalchar.psf.uncertainty import predict_errors
