@@ -68,6 +68,11 @@ class SnakemakeRun:
         made.check_archive()
         return made
 
+    def check(self) -> None:
+        """Read the sheets and look at the output folder: what cannot work is said before anything begins."""
+        check_writable(self.layout.output)
+        self.plan  # noqa: B018 - made here, so that its errors come at once
+
     @property
     def gate_is_consulted(self) -> bool:
         """Whether detectors must wait for visit lists."""
@@ -103,6 +108,43 @@ class SnakemakeRun:
         """Print the outcomes per visit; return a sentence if a detector ended in an error."""
         tell(outcome_table(self.plan.survey))
         return error_sentence(self.plan.survey)
+
+
+NEED_NO_SURVEY = frozenset(
+    {
+        "--lint",
+        "--list-rules",
+        "--list",
+        "-l",
+        "--list-target-rules",
+        "--lt",
+        "--unlock",
+        "--help",
+        "--version",
+    }
+)
+
+
+def is_asked_to_run(words: Sequence[str]) -> bool:
+    """Whether Snakemake's command line asks for anything that needs sheets and output folder."""
+    return NEED_NO_SURVEY.isdisjoint(words)
+
+
+def check_writable(folder: str) -> None:
+    """Check that the output folder can be made and written.
+
+    Raises
+    ------
+    FinalcharError
+    """
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        raise FinalcharError(
+            f"the output folder {folder} cannot be written ({there} is not a folder that you may write to): "
+            "choose another `output` or free it"
+        )
 
 
 def find_config(base: Path) -> Path:
@@ -332,6 +374,7 @@ def run(base: Path, config: Path, overrides: Sequence[str], arguments: Sequence[
     """
     overrides = [*overrides, *command_line_overrides(arguments)]
     configured = Configured.read(config, overrides)
+    check_writable(configured.layout.output)
     planned = Plan(configured.survey())
     planned.check_archive()
     before = status(planned)

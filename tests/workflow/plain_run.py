@@ -10,7 +10,6 @@ from pathlib import Path
 
 def main(clone: str, folder: str, output: str) -> None:
     sys.path.insert(0, str(Path(clone, "scripts")))
-    sys.dont_write_bytecode = True
     os.chdir(folder)
 
     from finalchar.config import load_config

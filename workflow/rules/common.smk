@@ -30,9 +30,15 @@ def in_one_sentence(function):
     return wrapped
 
 
-RUN = in_one_sentence(commands.SnakemakeRun)(
-    BASE, workflow.config_settings.configfiles, workflow.config_settings.config
-)
+try:
+    RUN = commands.SnakemakeRun(
+        BASE, workflow.config_settings.configfiles, workflow.config_settings.config
+    )
+    if MAIN and commands.is_asked_to_run(sys.argv):
+        RUN.check()
+except FinalcharError as error:
+    sys.exit(f"error: {error}")
+
 STATE = RUN.escaped(RUN.layout.state)
 LOGS = RUN.escaped(f"{RUN.layout.output}/logs")
 
