@@ -14,6 +14,13 @@ from finalchar.errors import ConfigError
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.apertures import aperture_reach, measure_apertures
+from finalchar.measure.circular_apertures import (
+    circle_fields,
+    circle_fluxes,
+    circle_reach,
+    radius_name,
+    store_circles,
+)
 from finalchar.measure.context import MeasurementContext, clip_box
 from finalchar.measure.gaussian_smoothing import smooth_windows
 from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
@@ -94,16 +101,7 @@ class Plugin(MeasurementPlugin[Settings]):
             flag(f"{name}_deconv", f"deconvolution required for seeing {seeing:f}; no measurement made")
         ]
         for radius in self.settings.aperture.radii:
-            own = f"{name}_{_radius_name(radius)}"
-            fields += [
-                Field(f"{own}_instFlux", "float64", "ct", f"instFlux within {radius:f}-pixel aperture"),
-                Field(f"{own}_instFluxErr", "float64", "ct", error),
-                flag(f"{own}_flag", "General Failure Flag"),
-                flag(f"{own}_flag_apertureTruncated", "aperture did not fit within measurement image"),
-            ]
-            if radius <= self.settings.aperture.maxSincRadius:
-                sentence = "full sinc coefficient image did not fit within measurement image"
-                fields.append(flag(f"{own}_flag_sincCoeffsTruncated", sentence))
+            fields += circle_fields(name, radius, self.settings.aperture.maxSincRadius)
         return [
             *fields,
             Field(f"{name}_kron_instFlux", "float64", "ct", f"convolved Kron flux: seeing {seeing:f}"),
@@ -115,7 +113,7 @@ class Plugin(MeasurementPlugin[Settings]):
         """Return the fluxes to be aperture corrected."""
         if not self.settings.registerForApCorr:
             return []
-        radii = [_radius_name(radius) for radius in self.settings.aperture.radii]
+        radii = [radius_name(radius) for radius in self.settings.aperture.radii]
         return [
             f"{NAME}_{number}_{name}"
             for number in range(len(self.settings.seeing))
@@ -212,8 +210,7 @@ class Plugin(MeasurementPlugin[Settings]):
         """Yield places of stars with equal windows, and the half width of those."""
         reach = aperture_reach(stars.kron, self.settings.maxSincRadius)
         for radius in self.settings.aperture.radii:
-            circle = Quadrupoles.circles(np.array([float(radius) ** 2]))
-            reach = np.maximum(reach, aperture_reach(circle, self.settings.aperture.maxSincRadius))
+            reach = np.maximum(reach, circle_reach(radius, self.settings.aperture.maxSincRadius))
         sizes = required_half_width(reach)
         for is_convolved in (True, False):
             chosen = convolved == is_convolved
@@ -228,21 +225,12 @@ class Plugin(MeasurementPlugin[Settings]):
     def _measure_circles(
         self, table: SourceTable, stars: _Stars, rows: IntArray, windows: StarWindows, number: int
     ) -> None:
+        maximum = self.settings.aperture.maxSincRadius
         for radius in self.settings.aperture.radii:
-            fluxes = measure_apertures(
-                windows,
-                shape=Quadrupoles.circles(np.full(len(rows), float(radius) ** 2)),
-                x=stars.x[rows],
-                y=stars.y[rows],
-                max_sinc_radius=self.settings.aperture.maxSincRadius,
+            fluxes = circle_fluxes(
+                windows, radius=radius, x=stars.x[rows], y=stars.y[rows], max_sinc_radius=maximum
             )
-            own, target = f"{number}_{_radius_name(radius)}", stars.rows[rows]
-            self.column(table, f"{own}_instFlux")[target] = fluxes.flux
-            self.column(table, f"{own}_instFluxErr")[target] = fluxes.error
-            self.column(table, f"{own}_flag")[target] |= fluxes.aperture_truncated
-            self.column(table, f"{own}_flag_apertureTruncated")[target] = fluxes.aperture_truncated
-            if radius <= self.settings.aperture.maxSincRadius:
-                self.column(table, f"{own}_flag_sincCoeffsTruncated")[target] = fluxes.sinc_truncated
+            store_circles(table, f"{NAME}_{number}", radius, stars.rows[rows], fluxes)
 
     def _measure_kron(
         self, table: SourceTable, stars: _Stars, rows: IntArray, windows: StarWindows, number: int
@@ -261,7 +249,3 @@ class Plugin(MeasurementPlugin[Settings]):
         self.column(table, f"{number}_kron_instFlux")[target] = fluxes.flux
         self.column(table, f"{number}_kron_instFluxErr")[target] = fluxes.error
         self.column(table, f"{number}_kron_flag")[target] = failed & stars.has_kron[rows]
-
-
-def _radius_name(radius: float) -> str:
-    return f"{radius:.1f}".replace(".", "_")
