@@ -200,6 +200,7 @@ def characterize_detector(
     except MeasurementError as error:
         return work.result(Status.MEASUREMENT_FAILED, str(error))
     except ApCorrError as error:
+        work.flag_uncorrected_fluxes()
         return work.result(Status.AP_CORR_FAILED, str(error))
     except ConfigError:
         raise
@@ -502,6 +503,16 @@ class _Characterization:
             self.warnings.append(f"fluxes not aperture-corrected: {', '.join(applied.uncorrected)}")
         for name, rows in applied.rows_without_factor.items():
             self.warnings.append(f"{rows} stars have no positive aperture correction of {name}")
+
+    def flag_uncorrected_fluxes(self) -> None:
+        """Say of every flux that it is not corrected (K22); the reference leaves the flags unset [M-Q31]."""
+        if self.compatibility == "lsst":
+            return
+        names = [f"{name}_flag_apCorr" for name in self._flux_names]
+        everything = np.ones(len(self.table), dtype=bool)
+        self._table = self.table.with_columns(
+            {name: everything.copy() for name in names if name in self.table}
+        )
 
     @property
     def _flux_names(self) -> Sequence[str]:

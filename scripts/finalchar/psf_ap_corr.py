@@ -27,10 +27,12 @@ class PsfApCorrRow:
     """PSF and aperture corrections of one detector.
 
     `psf` is opened when it is asked for (None: the detector has none); `ap_corr_map` maps
-    ``<flux>_instFlux`` and ``<flux>_instFluxErr`` to fields (empty: the detector has none).
+    ``<flux>_instFlux`` and ``<flux>_instFluxErr`` to fields (empty: the detector has none).  `compatibility`
+    decides the box of images at half-integer positions [S-Q16].
     """
 
     record: ExposureRecord
+    compatibility: str = "fixed"
 
     @property
     def detector(self) -> int:
@@ -47,7 +49,9 @@ class PsfApCorrRow:
         """The PSF: ``psf.kernel_image(x=..., y=..., color=...)``, ``psf.images(...)``, ..."""
         from finalchar.psf.stored import model_from_stored
 
-        return None if self.record.psf is None else model_from_stored(self.record.psf)
+        if self.record.psf is None:
+            return None
+        return model_from_stored(self.record.psf, compatibility=self.compatibility)
 
     @property
     def ap_corr_map(self) -> Mapping[str, BoundedField]:
@@ -80,20 +84,25 @@ class PsfApCorrCatalog(Mapping[int, PsfApCorrRow]):
 
 
 def catalog_of(
-    records: Sequence[ExposureRecord], comments: Sequence[str] = VISIT_COMMENTS
+    records: Sequence[ExposureRecord],
+    comments: Sequence[str] = VISIT_COMMENTS,
+    *,
+    compatibility: str = "fixed",
 ) -> PsfApCorrCatalog:
     """Return records as a catalogue, sorted by detector."""
     ordered = sorted(records, key=lambda record: record.detector)
-    return PsfApCorrCatalog(tuple(PsfApCorrRow(record) for record in ordered), tuple(comments))
+    return PsfApCorrCatalog(tuple(PsfApCorrRow(record, compatibility) for record in ordered), tuple(comments))
 
 
-def read_psf_ap_corr(path: str | os.PathLike[str]) -> PsfApCorrCatalog:
+def read_psf_ap_corr(path: str | os.PathLike[str], *, compatibility: str = "fixed") -> PsfApCorrCatalog:
     """Read a catalogue of PSFs and aperture corrections, written by us or by the LSST stack.
 
     Parameters
     ----------
     path : path-like
         ``finalized_psf_ap_corr_catalog.fits`` of a visit, or the catalogue of a detector.
+    compatibility : {'fixed', 'lsst'}
+        `lsst` labels images at half-integer positions as the reference does [S-Q16].
 
     Returns
     -------
@@ -106,4 +115,4 @@ def read_psf_ap_corr(path: str | os.PathLike[str]) -> PsfApCorrCatalog:
         If the file is missing or broken.
     """
     catalog = read_exposure_catalog(path)
-    return catalog_of(list(catalog), catalog.comments)
+    return catalog_of(list(catalog), catalog.comments, compatibility=compatibility)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from finalchar.config import Config
 from finalchar.psf.model import PsfFit, PsfImage
 
 
@@ -47,3 +48,15 @@ def gaussian_determiner(candidates, exposure, settings, *, band, compatibility):
     used[0] = False  # as if one had been rejected
     kernel = KernelPsf(FixedKernel(model._draw(0.0, 0.0), (12, 12)), (480.0, 470.0))
     return PsfFit(model, used, {"chi_squared": 1.0}, "KernelPsf", kernel)
+
+
+def quick_config(**changes):
+    """Return a configuration with the two fluxes and the moments they need: the rest costs time here."""
+    config = Config(**changes)
+    config.measurement.plugins.names = [
+        "base_GaussianFlux",
+        "base_PsfFlux",
+        "ext_shapeHSM_HsmPsfMoments",
+        "ext_shapeHSM_HsmSourceMoments",
+    ]
+    return config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gaussian_psf import gaussian_determiner
+from gaussian_psf import gaussian_determiner, quick_config
 
 from finalchar.characterize import (
     DetectorInputs,
@@ -16,7 +16,6 @@ from finalchar.characterize import (
     load_detector_inputs,
     read_detector,
 )
-from finalchar.config import Config
 from finalchar.errors import ApCorrError, ConfigError, InputError, MeasurementError, PsfError
 from finalchar.measure.schema import correctable_fluxes
 from finalchar.parity.survey import isolated_stars, paths_of
@@ -38,7 +37,7 @@ QUICK = Subtasks(psf_determiner=gaussian_determiner)
 
 @pytest.fixture(scope="module")
 def config():
-    return Config()
+    return quick_config()
 
 
 def read(visit, detector, config):
@@ -123,9 +122,14 @@ def test_measurement_raised(inputs, config):
     assert result.table["calib_psf_used"].sum() == 30
 
 
-def test_ap_corr_raised(inputs, config):
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+def test_ap_corr_raised(inputs, config, compatibility):
+    config = config.checked()
+    config.compatibility = compatibility
     subtasks = dataclasses.replace(QUICK, measure_ap_corr=raising(ApCorrError("base_PsfFlux (1)")))
     result = characterize_detector(inputs=inputs, config=config, subtasks=subtasks)
+    # K22: no flux may look corrected; the reference leaves the flags unset [M-Q31].
+    assert result.table["base_PsfFlux_flag_apCorr"].all() == (compatibility == "fixed")
     assert result.status.status is Status.AP_CORR_FAILED
     check_rows(result)
     assert result.record.psf is not None

@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
-from gaussian_psf import gaussian_determiner
+from gaussian_psf import gaussian_determiner, quick_config
 
 import finalchar
 from finalchar import (
-    Config,
     ConsolidateFinalizeCharacterizationDetectorTask,
     FinalizeCharacterizationDetectorTask,
     read_psf_ap_corr,
@@ -36,7 +35,7 @@ def paths(name):
 
 
 def make_task(**changes):
-    task = FinalizeCharacterizationDetectorTask(Config(**changes))
+    task = FinalizeCharacterizationDetectorTask(quick_config(**changes))
     task.psf_determiner = gaussian_determiner
     return task
 
@@ -82,7 +81,7 @@ def test_objects_instead_of_paths(result):
 
 def test_workflow_gives_the_same_bytes(result, tmp_path):
     """Tract stage, visit list and files on one side, dictionaries of tables on the other."""
-    config = Config()
+    config = quick_config()
     inputs = []
     for tract in TRACTS:
         output = tmp_path / f"reserved_{tract}.parquet"
@@ -178,3 +177,30 @@ def test_unknown_name_of_the_package():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = finalchar.nothing
     assert "read_psf_ap_corr" in dir(finalchar)
+
+
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+def test_catalogue_of_the_reference_is_drawn(compatibility):
+    """The stack's catalogue, read without the stack: kernels as it draws them, images in their place."""
+    folder = SURVEY.parent / "default"
+    catalog = read_psf_ap_corr(folder / f"psf_ap_corr_{VISIT}.fits", compatibility=compatibility)
+    assert list(catalog) == [0, 1]
+    with np.load(folder / f"psf_images_{VISIT}_0.npz") as reference:
+        for point, (x, y) in enumerate(reference["position"]):
+            kernel = catalog[0].psf.kernel_image(x=x, y=y).array
+            peak = reference["kernel"][point].max()
+            # Same Piff and GalSim, double precision: rounding only.
+            np.testing.assert_allclose(kernel, reference["kernel"][point], rtol=0, atol=1e-12 * peak)
+            image = catalog[0].psf.image(x=x, y=y)
+            shift = reference["image_xy0"][point] - (image.x0, image.y0)
+            if compatibility == "lsst":
+                assert not shift.any()
+                np.testing.assert_allclose(image.array, reference["image"][point], rtol=0, atol=1e-12 * peak)
+            else:
+                assert (shift[0], shift[1]) in {(0, 0), (0, 1)}  # S-Q16: y = 35.5 is labelled one too high
+    field = catalog[0].ap_corr_map["base_PsfFlux_instFlux"]
+    with np.load(folder / "apcorr.npz") as reference:
+        row = list(reference["visit_detector"]).index(f"{VISIT}_0")
+        column = list(reference["field"]).index("base_PsfFlux_instFlux")
+        values = field.evaluate(x=reference["grid_x"][row], y=reference["grid_y"][row])
+        np.testing.assert_allclose(values, reference["value"][row, column], rtol=1e-12)
