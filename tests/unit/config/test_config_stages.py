@@ -1,5 +1,6 @@
 """K05: no setting is decoration; every leaf reaches the digest of a stage, or is listed with its reason."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 
 from finalchar.config import STAGES, Config
 from finalchar.config_choices import ChoiceSection, PluginSection
-from finalchar.config_stages import WITHOUT_EFFECT_ON_PRODUCTS
+from finalchar.config_stages import _STAGES, WITHOUT_EFFECT_ON_PRODUCTS
 from finalchar.config_text import all_keys, section_in
 
 # Settings that only one value is legal for, each with its reason.
@@ -97,6 +98,12 @@ def activated(path):
     return config
 
 
+def all_settings(config):
+    """Settings of every stage as text, validated once."""
+    checked = config.checked()
+    return {stage: json.dumps(settings_of(checked), sort_keys=True) for stage, settings_of in _STAGES.items()}
+
+
 def assign(config, path, value):
     *above, leaf = path.split(".")
     section, parent = config, config
@@ -115,7 +122,7 @@ def test_leaf_changes_the_digest_of_a_stage_or_has_a_reason(path, annotation):
     if path in ONE_VALUE or (get_origin(annotation) is Literal and len(get_args(annotation)) == 1):
         return  # one legal value: the description of the field says why
     config = activated(path)
-    before = {stage: config.stage_digest(stage) for stage in STAGES}
+    before = all_settings(config)
     section: Any = config
     for part in path.split("."):
         value, section = section, getattr(section, part)
@@ -129,7 +136,8 @@ def test_leaf_changes_the_digest_of_a_stage_or_has_a_reason(path, annotation):
     else:
         new = other_value(path, annotation, section)
     assign(config, path, new)
-    changed = [stage for stage in STAGES if config.stage_digest(stage) != before[stage]]
+    after = all_settings(config)
+    changed = [stage for stage in STAGES if after[stage] != before[stage]]
     assert bool(changed) != (path in WITHOUT_EFFECT_ON_PRODUCTS), (path, new, changed)
 
 
