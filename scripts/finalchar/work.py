@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,11 @@ class Job:
 
     # -- stamps and logs ---------------------------------------------------------------------------------
     def remove_other_stamps(self) -> None:
-        """Remove other stamps of this unit: before a product is rewritten none may stand."""
-        mine = os.path.basename(self.stamp)
+        """Remove other stamps of this unit, before a product is rewritten, and halves of killed writes."""
+        keep = {f"{self.name}.json", os.path.basename(self.stamp)}
         for name in os.listdir(self.folder) if os.path.isdir(self.folder) else []:
-            is_stamp = not name.endswith((".json", ".tmp"))
-            if is_stamp and name != mine and name.rsplit(".", 1)[0] == self.name:
-                os.unlink(f"{self.folder}/{name}")
+            if name.startswith(f"{self.name}.") and name not in keep:
+                remove(f"{self.folder}/{name}")
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record with this job's token, then the stamp; remove the unit's older logs."""
@@ -131,7 +130,7 @@ class Job:
         folder = self.layout.log_folder(self.unit)
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             if name.startswith(f"{self.name}.") and not name.startswith(f"{self.name}.{self.token}"):
-                os.unlink(f"{folder}/{name}")
+                remove(f"{folder}/{name}")
 
 
 # -- files that are read -------------------------------------------------------------------------------
@@ -217,9 +216,17 @@ def product_entries(folder: str, products: Mapping[str, str]) -> dict[str, Any]:
 
 
 def remove(path: str) -> None:
-    """Remove a product that an earlier outcome left behind."""
-    if os.path.exists(path):
+    """Remove a file that something earlier left behind, if it is there."""
+    with suppress(FileNotFoundError):
         os.unlink(path)
+
+
+def remove_halves(folder: str, names: Sequence[str]) -> None:
+    """Remove what killed jobs left of products that they were writing: ``.<name>.<anything>``."""
+    beginnings = tuple(f".{name}." for name in names)
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name.startswith(beginnings):
+            remove(f"{folder}/{name}")
 
 
 # -- units of one product set ----------------------------------------------------------------------------
@@ -247,6 +254,7 @@ def make_unit(
         if record:
             os.unlink(job.record_path)
         os.makedirs(product_folder, exist_ok=True)
+        remove_halves(product_folder, list(products.values()))
         kept = compute()
         files.check_unchanged()
         job.stop_if_left_over()
@@ -613,6 +621,7 @@ class DetectorWork:
         names = self.job.layout.detector_products(self.visit, int(row["detector"]))
         for name in names:
             remove(f"{self.folder}/{name}")
+        remove_halves(self.folder, names)
         if write:
             write()
         return product_entries(self.folder, dict(zip(("psf_ap_corr", "finalized_src"), names, strict=True)))
@@ -659,9 +668,15 @@ def consolidate(stamp: str, run_folder: str) -> None:
 
     products = {name.split(".")[0]: name for name in job.layout.visit_products}
     make_unit(job, job.wanted, plan.visit_inputs(made, draws), folder, products, compute)
-    for name in plan.group_records(job.folder):
-        if name not in groups:
-            os.unlink(f"{job.folder}/{name}.json")
+    remove_other_groupings(job.folder, groups)
+    remove_other_groupings(job.layout.log_folder(visit), groups)
+
+
+def remove_other_groupings(folder: str, groups: Sequence[str]) -> None:
+    """Remove records, stamps and logs of groups that no job has any more."""
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        if name.startswith(GROUP_PREFIX) and name.split(".")[0] not in groups:
+            remove(f"{folder}/{name}")
 
 
 def sound_detectors(job: Job, visit: int, rows: Sequence[Row], groups: Sequence[str]) -> dict[str, Any]:
