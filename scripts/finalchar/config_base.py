@@ -119,6 +119,8 @@ def _wanted(problem: dict[str, Any]) -> str:
         return f"at most {context['le']}"
     if kind == "less_than":
         return f"less than {context['lt']}"
+    if kind == "string_pattern_mismatch":
+        return f"text of the form {context['pattern']}"
     if kind in ("too_short", "string_too_short"):
         return f"of length {context['min_length']} or more"
     if kind in ("too_long", "string_too_long"):

@@ -12,6 +12,7 @@ from finalchar.config import STAGES, Config
 from finalchar.config_choices import ChoiceSection, PluginSection
 from finalchar.config_stages import _STAGES, WITHOUT_EFFECT_ON_PRODUCTS
 from finalchar.config_text import all_keys, section_in
+from finalchar.errors import ConfigError
 
 # Settings that only one value is legal for, each with its reason.
 ONE_VALUE = {
