@@ -139,8 +139,9 @@ def test_leaf_changes_the_digest_of_a_stage_or_has_a_reason(path, annotation):
     try:
         assign(config, path, new)
     except ConfigError as refused:  # no decoration either: the value is looked at, and the sentence names it
-        assert path.rsplit(".", 1)[0] in str(refused)
-        assert path not in LEGAL
+        named = path.rsplit(".", 1)[0] in str(refused)
+        if path in LEGAL or not named:
+            raise
         return
     after = all_settings(config)
     changed = [stage for stage in STAGES if after[stage] != before[stage]]
