@@ -34,6 +34,7 @@ ROOMS = (
 CONFIGURATION = (
     "config",
     "config_choices",
+    "config_fixed",
     "config_lsst",
     "config_sites",
     "config_stages",

@@ -13,6 +13,7 @@ from typing import Any
 from finalchar import config_text
 from finalchar.config_base import Section
 from finalchar.config_choices import PluginSection, _Choices
+from finalchar.config_fixed import FIXED_VALUES
 from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = ["FRAMEWORK", "nested", "path_of"]
@@ -56,6 +57,8 @@ def nested(overrides: Mapping[str, Any], *, drop_unimplemented: bool = False) ->
         path = path_of(flat)
         if any(path[: len(own.split("."))] == tuple(own.split(".")) for own in FRAMEWORK):
             continue
+        if _has_fixed_value(".".join(path), value):
+            continue
         place = _place_in_model(Config, path, flat, drop_unimplemented)
         if place is None:
             continue
@@ -85,6 +88,16 @@ def _place_in_model(
     if path[-1] not in section.model_fields:
         raise ConfigError(f"'{flat}' is no setting of the LSST task that finalchar knows.")
     return section, path[-1]
+
+
+def _has_fixed_value(name: str, value: Any) -> bool:
+    """Whether a setting is offered with one value only, which it has here."""
+    if name not in FIXED_VALUES:
+        return False
+    if value != FIXED_VALUES[name]:
+        sentence = f"'{name}' can only be {FIXED_VALUES[name]!r} yet, not {value!r}."
+        raise NotYetImplementedError(name, sentence)
+    return True
 
 
 def _as_wanted(section: type[Section], field: str, value: Any) -> Any:

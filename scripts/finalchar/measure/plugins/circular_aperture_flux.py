@@ -5,6 +5,8 @@ For catalogues that do not bring the aperture fluxes along which the slots need.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
@@ -33,8 +35,8 @@ class Settings(PluginSettings):
     maxSincRadius: float = SettingsField(
         10.0, description="larger apertures (pixels) are plain sums of pixels; production uses 12"
     )
-    shiftKernel: str = SettingsField(
-        "lanczos5", pattern="^lanczos5$", description="kernel that shifts the apertures; only this one"
+    shiftKernel: Literal["lanczos5"] = SettingsField(
+        "lanczos5", description="kernel that shifts the apertures; only this one"
     )
 
 

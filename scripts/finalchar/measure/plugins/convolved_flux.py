@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,8 @@ class ApertureSettings(Section):
     maxSincRadius: float = SettingsField(
         10.0, description="larger apertures (pixels) are plain sums of pixels"
     )
-    shiftKernel: str = SettingsField(
-        "lanczos5", pattern="^lanczos5$", description="kernel that shifts the apertures; only this one"
+    shiftKernel: Literal["lanczos5"] = SettingsField(
+        "lanczos5", description="kernel that shifts the apertures; only this one"
     )
 
 
