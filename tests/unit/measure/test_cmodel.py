@@ -219,7 +219,7 @@ def test_psf_without_shapelets(scene_of, settings_of):
 
 
 def test_stars_without_place_or_footprint(scene_of, settings_of):
-    scene = with_sky(scene_of(x=[60.0, 150.0], y=[70.0, 120.0], flux=[5e4, 5e4], footprint_of=[]))
+    scene = with_sky(scene_of(x=[60.0, 150.0], y=[70.0, 120.0], flux=[5e3, 5e3], footprint_of=[]))
     scene.x[0] = np.nan
     table = scene.measure("fixed", settings_of(PLUGINS))
     assert table[f"{NAME}_flag"].tolist() == [True, False]

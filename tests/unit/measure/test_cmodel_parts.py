@@ -124,6 +124,7 @@ def convolved_model(psf, profile, grid):
     return ConvolvedModel(
         x=x.ravel()[np.newaxis].astype(np.float32),
         y=y.ravel()[np.newaxis].astype(np.float32),
+        number=np.array([grid * grid]),
         psf=psf,
         center_x=np.array([0.5 * (grid - 1) + 0.3]),
         center_y=np.array([0.5 * (grid - 1) - 0.2]),

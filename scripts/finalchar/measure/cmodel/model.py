@@ -7,6 +7,7 @@ fit stops [M-Q10].  Do not make it more accurate.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,8 @@ class ConvolvedModel:
     ----------
     x, y : ndarray, float32, shape (n, pixels)
         Parent coordinates of the pixels.
+    number : ndarray, int64, shape (n,)
+        How many pixels of each star are wanted; the models are 0 at the others.
     psf : ShapeletComponents
         The PSFs.
     center_x, center_y : ndarray, float64, shape (n,)
@@ -100,6 +103,7 @@ class ConvolvedModel:
 
     x: SingleArray
     y: SingleArray
+    number: IntArray
     psf: ShapeletComponents
     center_x: FloatArray
     center_y: FloatArray
@@ -117,23 +121,61 @@ class ConvolvedModel:
         parameters : ndarray, float64, shape (k, >= 3)
             eta1, eta2, ln R of each row.
         """
-        gaussians = _Gaussians.of(self, stars, parameters)
-        number, pixels = len(stars), self.x.shape[1]
-        profile = len(self.profile.fraction)
-        result = np.empty((number, pixels), dtype=np.float32)
-        rows = min(max(1, ELEMENTS // (profile * pixels)), number)
-        work = np.empty((8 + len(gaussians.orders), rows, profile, pixels), dtype=np.float32)
+        components = self._convolve(stars, parameters)
+        impossible = np.any([component.impossible for component in components], axis=0)
+        number, profile = len(stars), len(self.profile.fraction)
+        result = np.zeros((number, self.x.shape[1]), dtype=np.float32)
+        rows = min(max(1, ELEMENTS // (profile * self.x.shape[1])), number)
+        work = np.empty((8 + len(components)) * rows * profile * self.x.shape[1], dtype=np.float32)
         for first in range(0, number, rows):
-            part = slice(first, min(first + rows, number))
-            here = stars[part, np.newaxis]
-            total = _add_up(gaussians, part, self.x[here], self.y[here], work[:, : len(here)])
-            result[part] = total.astype(np.float64) * self.flux_unit[here]
-        return result, gaussians.impossible
+            here = stars[first : first + rows]
+            pixels = int(self.number[here].max())
+            shape = (8 + len(components), len(here), profile, pixels)
+            total = _add_up(
+                [component[first : first + rows] for component in components],
+                self.x[here, np.newaxis, :pixels],
+                self.y[here, np.newaxis, :pixels],
+                work[: int(np.prod(shape))].reshape(shape),
+            )
+            result[first : first + rows, :pixels] = (
+                total.astype(np.float64) * self.flux_unit[here, np.newaxis]
+            )
+        return result, np.asarray(impossible)
+
+    @cached_property
+    def _orders(self) -> tuple[int, ...]:
+        """Order of each PSF component above which all coefficients of all stars are zero."""
+        used = (self.psf.coefficients != 0).any(axis=0)
+        return tuple(2 if row[3:].any() else 1 if row[1:3].any() else 0 for row in used)
+
+    @cached_property
+    def _constants(self) -> FloatArray:
+        """What the convolution needs of each PSF: moments, their root, place, coefficients; (14, n, 2)."""
+        psf, root = self.psf, self.psf.ellipse.root()
+        return np.stack(
+            [
+                *(psf.ellipse.xx, psf.ellipse.yy, psf.ellipse.xy, root.xx, root.yy, root.xy),
+                self.center_x[:, np.newaxis] + psf.x,
+                self.center_y[:, np.newaxis] + psf.y,
+                *np.moveaxis(psf.coefficients, -1, 0),
+            ]
+        )
+
+    def _convolve(self, stars: IntArray, parameters: FloatArray) -> list[_Gaussians]:
+        """Convolve the Gaussians of the profile with each PSF component, in double precision (steps 1, 5)."""
+        galaxy = self.frame.to_pixels(stars, parameters)[:, np.newaxis]
+        grown = Quadrupoles(*(self.profile.variance * moment for moment in (galaxy.xx, galaxy.yy, galaxy.xy)))
+        fraction = (self.profile.fraction / UNIT_FLUX).astype(np.float32)
+        constants = self._constants[:, stars, np.newaxis]
+        return [
+            _Gaussians.of(grown, constants[..., component], order, fraction)
+            for component, order in enumerate(self._orders)
+        ]
 
 
 @dataclass(frozen=True)
 class _Gaussians:
-    """Convolved Gaussians of k models; arrays of shape (k, Gaussians of the profile, components of the PSF).
+    """Gaussians of k models convolved with one component of the PSF; arrays of shape (k, Gaussians, 1).
 
     Attributes
     ----------
@@ -143,10 +185,8 @@ class _Gaussians:
         Offset of the transformed coordinates.
     determinant : ndarray, float32
         Determinant of the inverse square root.
-    coefficients : ndarray, float32, shape (6, k, Gaussians, components)
-        Hermite coefficients, flux fraction included.
-    orders : tuple of int
-        Highest order of each component.
+    coefficients : ndarray, float32, shape (1, 3 or 6, k, Gaussians, 1)
+        Hermite coefficients up to the order of the component, flux fraction included.
     impossible : ndarray, bool, shape (k,)
         The covariance is not one.
     """
@@ -158,134 +198,130 @@ class _Gaussians:
     o1: SingleArray
     determinant: SingleArray
     coefficients: SingleArray
-    orders: tuple[int, ...]
     impossible: BoolArray
 
+    def __getitem__(self, rows: slice) -> _Gaussians:
+        return _Gaussians(
+            self.w00[rows],
+            self.w01[rows],
+            self.w11[rows],
+            self.o0[rows],
+            self.o1[rows],
+            self.determinant[rows],
+            self.coefficients[:, rows],
+            self.impossible[rows],
+        )
+
     @classmethod
-    def of(cls, model: ConvolvedModel, stars: IntArray, parameters: FloatArray) -> _Gaussians:
-        """Convolve the Gaussians of the profile with the PSF, in double precision (step 1, 5)."""
-        galaxy = model.frame.to_pixels(stars, parameters)[:, np.newaxis, np.newaxis]
-        psf = model.psf[stars]
-        variance = model.profile.variance[:, np.newaxis]
-        covariance = (
-            Quadrupoles(variance * galaxy.xx, variance * galaxy.yy, variance * galaxy.xy)
-            + psf.ellipse[:, np.newaxis, :]
-        )
+    def of(cls, grown: Quadrupoles, constants: FloatArray, order: int, fraction: SingleArray) -> _Gaussians:
+        """Convolve Gaussians (k, Gaussians) with a PSF component of constants (14, k, 1)."""
+        covariance = grown + Quadrupoles(*constants[:3])
         grid = covariance.inverse_root()
-        x = model.center_x[stars, np.newaxis, np.newaxis] + psf.x[:, np.newaxis, :]
-        y = model.center_y[stars, np.newaxis, np.newaxis] + psf.y[:, np.newaxis, :]
-        offset_x, offset_y = grid.apply(-x, -y)
-        coefficients = (UNIT_FLUX * _convolved_coefficients(psf, grid)).astype(np.float32)
-        coefficients *= (model.profile.fraction / UNIT_FLUX).astype(np.float32)[:, np.newaxis]
-        good = (covariance.determinant >= 0).all(axis=(1, 2))
-        return cls(
-            w00=grid.xx.astype(np.float32),
-            w01=grid.xy.astype(np.float32),
-            w11=grid.yy.astype(np.float32),
-            o0=offset_x.astype(np.float32),
-            o1=offset_y.astype(np.float32),
-            determinant=grid.determinant.astype(np.float32),
-            coefficients=coefficients,
-            orders=_highest_orders(model.psf),
-            impossible=np.asarray(~good),
-        )
+        offset_x, offset_y = grid.apply(-constants[6], -constants[7])
+        coefficients = _convolved_coefficients(grid, Quadrupoles(*constants[3:6]), constants[8:], order)
+        single = np.stack(
+            [grid.xx, grid.xy, grid.yy, offset_x, offset_y, grid.determinant, *coefficients]
+        ).astype(np.float32)[..., np.newaxis]
+        single[6:] *= fraction[:, np.newaxis]
+        good = np.all(covariance.determinant >= 0, axis=1)
+        w00, w01, w11, o0, o1, determinant = single[:6]
+        return cls(w00, w01, w11, o0, o1, determinant, single[6:], np.asarray(~good))
 
 
-def _convolved_coefficients(psf: ShapeletComponents, grid: Quadrupoles) -> FloatArray:
-    """Return the Hermite coefficients in the frames of the convolved Gaussians, shape (6, k, i, j)."""
-    root = psf.ellipse.root()[:, np.newaxis, :]
+def _convolved_coefficients(
+    grid: Quadrupoles, root: Quadrupoles, coefficients: FloatArray, order: int
+) -> list[FloatArray]:
+    """Return the Hermite coefficients times K in the frames of the convolved Gaussians (step 5).
+
+    Parameters
+    ----------
+    grid : Quadrupoles, shape (k, Gaussians)
+        Inverse square roots of the convolved covariances.
+    root : Quadrupoles, shape (k, 1)
+        Square roots of the PSF component's.
+    coefficients : ndarray, float64, shape (6, k, 1)
+        Those of the PSF component.
+    order : int
+        Highest order to be returned.
+    """
+    a00, a01, a10, a02, a11, a20 = coefficients
+    if order == 0:
+        return [UNIT_FLUX * a00 + np.zeros_like(grid.xx)]
     u1x, u1y = grid.apply(root.xx, root.xy)
     u2x, u2y = grid.apply(root.xy, root.yy)
-    a00, a01, a10, a02, a11, a20 = np.moveaxis(psf.coefficients[:, np.newaxis], -1, 0)
+    b01, b10 = a10 * u1y + a01 * u2y, a10 * u1x + a01 * u2x
+    if order == 1:
+        return [UNIT_FLUX * a00 + np.zeros_like(b01), UNIT_FLUX * b01, UNIT_FLUX * b10]
     b00 = (
         a00
         + (a20 * (1.0 - (u1x * u1x + u1y * u1y)) + a02 * (1.0 - (u2x * u2x + u2y * u2y))) / ROOT2
         - a11 * (u1x * u2x + u1y * u2y)
     )
-    b01 = a10 * u1y + a01 * u2y
-    b10 = a10 * u1x + a01 * u2x
     b02 = a20 * u1y * u1y + ROOT2 * a11 * u1y * u2y + a02 * u2y * u2y
     b20 = a20 * u1x * u1x + ROOT2 * a11 * u1x * u2x + a02 * u2x * u2x
     b11 = ROOT2 * a20 * u1x * u1y + a11 * (u1x * u2y + u1y * u2x) + ROOT2 * a02 * u2x * u2y
-    return np.stack([b00, b01, b10, b02, b11, b20])
+    return [UNIT_FLUX * b for b in (b00, b01, b10, b02, b11, b20)]
 
 
-def _highest_orders(psf: ShapeletComponents) -> tuple[int, ...]:
-    """Return the order of each component above which all coefficients of all stars are zero."""
-    used = (psf.coefficients != 0).any(axis=0)
-    return tuple(2 if row[3:].any() else 1 if row[1:3].any() else 0 for row in used)
-
-
-def _add_up(
-    gaussians: _Gaussians, part: slice, x: SingleArray, y: SingleArray, work: SingleArray
-) -> SingleArray:
+def _add_up(components: list[_Gaussians], x: SingleArray, y: SingleArray, work: SingleArray) -> SingleArray:
     """Return the sum over Gaussians (outer) and PSF components (inner), in that order (step 6)."""
-    components = len(gaussians.orders)
-    for component, order in enumerate(gaussians.orders):
-        _evaluate_component(gaussians, (part, component), order, x, y, work[component], work[components:])
-    terms = np.stack([work[component] for component in range(components)], axis=2)
-    return np.asarray(np.add.reduce(terms.reshape(len(x), -1, x.shape[-1]), axis=1))
+    parts = work[: len(components)]
+    for gaussians, part in zip(components, parts, strict=True):
+        _evaluate(gaussians, x, y, part, work[len(components) :])
+    total: SingleArray = parts[0][:, 0].copy()
+    for index in range(parts.shape[2]):
+        for part in parts[1:] if index == 0 else parts:
+            total += part[:, index]
+    return total
 
 
-def _evaluate_component(
-    gaussians: _Gaussians,
-    where: tuple[slice, int],
-    order: int,
-    x: SingleArray,
-    y: SingleArray,
-    total: SingleArray,
-    work: SingleArray,
+def _evaluate(
+    gaussians: _Gaussians, x: SingleArray, y: SingleArray, total: SingleArray, work: SingleArray
 ) -> None:
     """Write the sum over Hermite functions of one PSF component, shape (k, Gaussians, pixels) (steps 1-4)."""
-    part, component = where
     u, v, base, base0, base1, u1, v1, term = work
-    c00, c01, c10, c02, c11, c20 = gaussians.coefficients[:, part, :, component, np.newaxis]
-    _transform(gaussians, where, x, y, (u, v), term)
+    coefficients = gaussians.coefficients
+    _transform(gaussians, x, y, (u, v), term)
     np.multiply(u, u, out=base)
     np.multiply(v, v, out=term)
     base += term
     base *= MINUS_HALF
     np.exp(base, out=base)
-    base *= gaussians.determinant[part, :, component, np.newaxis]
+    base *= gaussians.determinant
     np.multiply(base, H0, out=base0)
     np.multiply(base0, H0, out=total)
-    total *= c00
-    if order == 0:
+    total *= coefficients[0]
+    if len(coefficients) == 1:
         return
     np.multiply(v, ROOT2_SINGLE, out=v1)
     v1 *= H0
-    _add(total, base0, v1, c01, term)
+    _add(total, base0, v1, coefficients[1], term)
     np.multiply(u, ROOT2_SINGLE, out=u1)
     u1 *= H0
     np.multiply(base, u1, out=base1)
-    _add(total, base1, H0, c10, term)
-    if order == 1:
+    _add(total, base1, H0, coefficients[2], term)
+    if len(coefficients) == 3:
         return
     v *= v1
     v -= H2_CONSTANT
-    _add(total, base0, v, c02, term)
-    _add(total, base1, v1, c11, term)
+    _add(total, base0, v, coefficients[3], term)
+    _add(total, base1, v1, coefficients[4], term)
     u *= u1
     u -= H2_CONSTANT
     base *= u
-    _add(total, base, H0, c20, term)
+    _add(total, base, H0, coefficients[5], term)
 
 
 def _transform(
     gaussians: _Gaussians,
-    where: tuple[slice, int],
     x: SingleArray,
     y: SingleArray,
     result: tuple[SingleArray, SingleArray],
     work: SingleArray,
 ) -> None:
     """Write the coordinates in which the Gaussians are unit circles: (x W0 + y W1) + offset."""
-    part, component = where
-    w00, w01, w11, o0, o1 = (
-        values[part, :, component, np.newaxis]
-        for values in (gaussians.w00, gaussians.w01, gaussians.w11, gaussians.o0, gaussians.o1)
-    )
-    for coordinate, along_x, along_y, offset in ((result[0], w00, w01, o0), (result[1], w01, w11, o1)):
+    rows = (gaussians.w00, gaussians.w01, gaussians.o0), (gaussians.w01, gaussians.w11, gaussians.o1)
+    for coordinate, (along_x, along_y, offset) in zip(result, rows, strict=True):
         np.multiply(x, along_x, out=coordinate)
         np.multiply(y, along_y, out=work)
         coordinate += work

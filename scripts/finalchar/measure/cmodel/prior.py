@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class EmpiricalPrior:
 
     def density(self, parameters: FloatArray) -> FloatArray:
         """Return P, shape (k,)."""
-        density = self._ellipticity(parameters).value * self._radius(parameters).value
+        density = self._ellipticity_value(parameters)[0] * self._radius(parameters).value
         return np.where(parameters[:, 3] < 0.0, 0.0, density)
 
     def derivatives(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -61,13 +62,19 @@ class EmpiricalPrior:
         hessian[negative] = 0.0
         return gradient, hessian
 
-    def _ellipticity(self, parameters: FloatArray) -> _Factor:
-        """Softened exponential in |eta|; at eta = 0 its derivatives are set to zero."""
+    def _ellipticity_value(self, parameters: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return a softened exponential in |eta|, and the softened |eta|."""
         sigma, core = self.settings.ellipticitySigma, self.settings.ellipticityCore
-        eta = parameters[:, :2]
-        soft = np.sqrt((eta * eta).sum(axis=1) + core * core)
+        eta1, eta2 = parameters[:, 0], parameters[:, 1]
+        soft = np.sqrt(eta1 * eta1 + eta2 * eta2 + core * core)
         norm = math.exp(core / sigma) / ((sigma + core) * sigma) / (2.0 * math.pi)
-        value = norm * np.exp(-soft / sigma)
+        return norm * np.exp(-soft / sigma), soft
+
+    def _ellipticity(self, parameters: FloatArray) -> _Factor:
+        """Return the same with derivatives; at eta = 0 they are set to zero."""
+        sigma = self.settings.ellipticitySigma
+        eta = parameters[:, :2]
+        value, soft = self._ellipticity_value(parameters)
         slope = -value / (sigma * soft)
         gradient = slope[:, np.newaxis] * eta
         outer = eta[:, :, np.newaxis] * eta[:, np.newaxis, :]
@@ -79,23 +86,35 @@ class EmpiricalPrior:
     def _radius(self, parameters: FloatArray) -> _Factor:
         """Zero, a smooth ramp, a plateau, and the tail of Student's t."""
         low, high = self.settings.logRadiusMinOuter, self.settings.logRadiusMinInner
-        mu, sigma, nu = (getattr(self.settings, f"logRadius{name}") for name in ("Mu", "Sigma", "Nu"))
         log_radius = parameters[:, 2]
-        width = high - low
-        u = (log_radius - low) / width
+        norm = self._norm
+        value, gradient, hessian = np.full((3, len(log_radius)), [[1.0 / norm], [0.0], [0.0]])
+        ramp = ~(log_radius >= high)
+        if ramp.any():
+            width = high - low
+            u = (log_radius[ramp] - low) / width
+            inside = u >= 0.0
+            value[ramp] = inside * u * u * (3.0 - 2.0 * u) / norm
+            gradient[ramp] = inside * 6.0 * u * (1.0 - u) / width / norm
+            hessian[ramp] = inside * (6.0 - 12.0 * u) / width**2 / norm
+        tail = log_radius > self.settings.logRadiusMu
+        if tail.any():
+            density, slope, bend = self._student(log_radius[tail])
+            value[tail] = density / norm
+            gradient[tail] = density * slope / norm
+            hessian[tail] = density * (slope**2 + bend) / norm
+        return _Factor(value, gradient, hessian)
+
+    def _student(self, log_radius: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the tail, one at its start, and the first and second derivative of its logarithm."""
+        mu, sigma, nu = (getattr(self.settings, f"logRadius{name}") for name in ("Mu", "Sigma", "Nu"))
         z = (log_radius - mu) / sigma
-        tail = (1.0 + z * z / nu) ** (-0.5 * (nu + 1.0))
+        density = (1.0 + z * z / nu) ** (-0.5 * (nu + 1.0))
         slope = -(nu + 1.0) * z / (nu + z * z) / sigma
         bend = -(nu + 1.0) * (nu - z * z) / (nu + z * z) ** 2 / sigma**2
-        below, ramp, above = log_radius < low, log_radius < high, log_radius > mu
-        cases = [below, ramp, above]
-        norm = self._norm()
-        return _Factor(
-            np.select(cases, [0.0 * u, u * u * (3.0 - 2.0 * u), tail], 1.0) / norm,
-            np.select(cases, [0.0 * u, 6.0 * u * (1.0 - u) / width, tail * slope], 0.0) / norm,
-            np.select(cases, [0.0 * u, (6.0 - 12.0 * u) / width**2, tail * (slope**2 + bend)], 0.0) / norm,
-        )
+        return density, slope, bend
 
+    @cached_property
     def _norm(self) -> float:
         low, high = self.settings.logRadiusMinOuter, self.settings.logRadiusMinInner
         mu, sigma, nu = (getattr(self.settings, f"logRadius{name}") for name in ("Mu", "Sigma", "Nu"))

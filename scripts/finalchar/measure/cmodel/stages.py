@@ -61,6 +61,7 @@ class Galaxies:
         return ConvolvedModel(
             x=pixels.x,
             y=pixels.y,
+            number=pixels.number,
             psf=self.psf,
             center_x=self.center_x,
             center_y=self.center_y,
@@ -157,13 +158,10 @@ class _StageProblem(LeastSquaresProblem):
         index = np.arange(shapes)
         moved.reshape(number, shapes, 4)[:, index, index] += step[:, :shapes]
         model, impossible = self._weighted_models(np.repeat(stars, shapes), moved)
-        data = self._data[stars]
-        result = np.empty((number, 4, data.shape[1]))
-        np.multiply(model.reshape(number, shapes, -1), parameters[:, np.newaxis, 3:], out=result[:, :shapes])
-        np.multiply(self._current[stars], (parameters + step)[:, 3:], out=result[:, 3])
-        result -= data[:, np.newaxis]
-        result -= residuals[:, np.newaxis]
-        result /= step[:, :, np.newaxis]
+        result = np.empty((number, 4, model.shape[1]))
+        result[:, 3] = self._current[stars]
+        np.subtract(model.reshape(number, shapes, -1), result[:, 3:], out=result[:, :shapes])
+        result[:, :shapes] *= (parameters[:, 3:] / step[:, :shapes])[:, :, np.newaxis]
         return result, np.any(impossible.reshape(number, shapes), axis=1)
 
     def prior(self, stars: IntArray, parameters: FloatArray) -> FloatArray:

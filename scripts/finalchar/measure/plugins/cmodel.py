@@ -86,6 +86,9 @@ class Plugin(MeasurementPlugin[CModelSettings]):
         stars = stars[usable[stars]]
         if not len(stars):
             return
+        stars = stars[
+            np.argsort(-_footprint_areas(context)[stars], kind="stable")
+        ]  # of similar size together
         inputs = _Inputs(
             stars=stars,
             psf=psf[stars],
