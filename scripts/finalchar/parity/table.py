@@ -32,13 +32,15 @@ def outcome_lines(outcome: Outcome, *, every: bool = False) -> Iterator[str]:
         v for v in outcome.verdicts if v.ok and v not in absent and not v.cause and v.maximum in (0.0, None)
     ]
     yield HEAD
-    doubles = [v for v in outcome.verdicts if v.name.startswith("slot_") and v.ok and v not in exact]
+    doubles = [
+        v for v in outcome.verdicts if v.name.startswith("slot_") and (v.ok or v.cause) and v not in exact
+    ]
     for verdict in outcome.verdicts:
         if every or (verdict not in absent and verdict not in exact and verdict not in doubles):
             yield _line(verdict)
     if not every:
         values = sum(verdict.n for verdict in exact)
-        yield f"{len(doubles)} columns of slots repeat these within their tolerance"
+        yield f"{len(doubles)} columns of slots repeat these"
         yield f"{len(exact)} further quantities agree exactly ({values} values)"
         yield from _absent_lines(absent)
 

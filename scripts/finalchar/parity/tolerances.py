@@ -25,7 +25,7 @@ EXACT = Tolerance("exact", reason="no arithmetic")
 WITH_PSF = 1e-5
 """Relative tolerance of fluxes and second moments measured with a PSF that was fitted again."""
 
-CHAOS = "stops in the rounding noise of float32; the reference itself differs so from run to run"
+CHAOS = "stops in the rounding noise of float32, as the reference does (8.8)"
 """Why the non-linear fits of CModel agree in the median only (measurement specification 8.8)."""
 
 _RULES: tuple[tuple[str, Tolerance], ...] = (
@@ -96,13 +96,13 @@ KNOWN_CAUSES = (
     KnownCause(
         r".*",
         r"(apcorr_|ap_corr_|ap_corr_coefficients_)?(modelfit_CModel|slot_ModelFlux)\w*",
-        f"CModel {CHAOS}; a star at the edge of the clipping then enters or leaves the aperture correction",
+        f"CModel {CHAOS}; a star at the edge of the clipping may enter or leave its correction",
         5e-3,
     ),
     KnownCause(
         r".*",
         r"ap_corr_modelfit_CModel\w*Err",
-        f"the scatter of few stars of which one has entered or left; CModel {CHAOS}",
+        f"scatter of few stars, one of which entered or left; CModel {CHAOS}",
         np.inf,
     ),
 )
