@@ -6,6 +6,7 @@ Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["GROUP_PREFIX", "Layout", "group_name"]
@@ -52,6 +53,12 @@ class Layout:
         "summary.parquet",
     )
     """File names, in a visit's folder, of what consolidation writes."""
+
+    @staticmethod
+    def piff_files(visit: int, detectors: Sequence[int], wanted: str) -> tuple[str, ...]:
+        """File names, in a visit's folder, of the files for Piff (setting ``output.piff``)."""
+        each = tuple(f"psf_{visit}_{detector:03d}.piff" for detector in detectors)
+        return {"none": (), "visit": (f"psf_{visit}.piff",), "detector": each}[wanted]
 
     def detector_folder(self, visit: int) -> str:
         """Folder of the products of the detectors of a visit."""

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,7 @@ def digest(value: object) -> str:
 
 
 # -- code --------------------------------------------------------------------------------------------
+_ENTRY_POINT = re.compile(r"[a-z_0-9]+:[a-z_0-9]+\Z")
 _DOCUMENTED = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IGNORED_FIELDS = frozenset({"type_comment", "kind", "ctx"})
 
@@ -112,11 +114,18 @@ def _module_path(module: str) -> Path | None:
 
 
 def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
-    """Return the modules of the library that a module imports, anywhere in its text."""
+    """Return the modules of the library that a module imports, anywhere in its text.
+
+    A text ``module:function`` counts as an import of the sibling `module`: so tables of functions that are
+    imported when they are needed are written.
+    """
     here = [PACKAGE, *module.split(".")] if module else [PACKAGE]
     names: set[str] = set()
+    siblings = here if is_package else here[:-1]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and _ENTRY_POINT.match(node.value):
+            names.add(".".join([*siblings, node.value.split(":")[0]]))
+        elif isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + is_package] if node.level else []

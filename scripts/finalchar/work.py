@@ -666,7 +666,8 @@ def consolidate(stamp: str, run_folder: str) -> None:
         check_products(job, visit, detectors)
         return write_visit(job, visit, rows, detectors, draws)
 
-    products = {name.split(".")[0]: name for name in job.layout.visit_products}
+    piff = job.layout.piff_files(visit, [row["detector"] for row in rows], job.run.config["output"]["piff"])
+    products = {name.split(".")[0]: name for name in (*job.layout.visit_products, *piff)}
     make_unit(job, job.wanted, plan.visit_inputs(made, draws), folder, products, compute)
     remove_other_groupings(job.folder, groups)
     remove_other_groupings(job.layout.log_folder(visit), groups)

@@ -265,6 +265,19 @@ def rows_of_lists(trial: Trial) -> dict[tuple[int, str], str]:
     }
 
 
+def test_files_for_piff_on_request(trial: Trial) -> None:
+    plain, with_files = f"output: {trial.output}", f"output: {{folder: {trial.output}, piff: visit}}"
+    file = trial.output / str(FIRST) / f"psf_{FIRST}.piff"
+    trial.configure(plain, with_files)
+    expect(trial, visits(2), compare=False)
+    file.unlink()
+    expect(trial, visits(1), compare=False)
+    assert file.exists()
+    trial.configure(with_files, plain)
+    expect(trial, visits(2))
+    assert not file.exists()
+
+
 def test_setting_without_effect(trial: Trial) -> None:
     trial.add_config("staleness: {hash_limit_gb: 10.0}\n")
     expect(trial, nothing())
