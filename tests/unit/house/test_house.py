@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +61,11 @@ def test_requirements_and_conda_environment_are_the_same_set():
     requirements = pins((ROOT / "envs" / "requirements.txt").read_text())
     assert pins((ROOT / "envs" / "environment.yaml").read_text()) == requirements
     assert len(requirements) >= 14
+
+
+def test_package_and_requirements_are_the_same_set():
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {name.lower() for name in package} == set(pins((ROOT / "envs" / "requirements.txt").read_text()))
 
 
 def test_every_requirement_is_pinned_and_has_its_reason():
