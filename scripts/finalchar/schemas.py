@@ -44,13 +44,21 @@ def schemas() -> dict[str, dict[str, Any]]:
     detectors = _sheet("detectors.csv", "One row per exposure of a detector.", DETECTOR_COLUMNS, ())
     tracts = _sheet("tracts.csv", "One row per tract.", TRACT_COLUMNS, OPTIONAL_TRACT_COLUMNS)
     return {
-        "config.schema.json": {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **Config.model_json_schema(),
-        },
+        "config.schema.json": _config_schema(),
         "detectors.schema.json": detectors,
         "tracts.schema.json": tracts,
     }
+
+
+def _config_schema() -> dict[str, Any]:
+    """Schema of the configuration file, in which some sections may be given in short, as text."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section) and section.SHORT_FORM is not None:
+            own = schema["properties"][name]
+            own["anyOf"] = [{"$ref": own.pop("$ref")}, {"type": "string"}]
+    return schema
 
 
 def _sheet(title: str, text: str, required: Iterable[str], optional: Iterable[str]) -> dict[str, Any]:
