@@ -76,6 +76,10 @@ NOT_MEASURED = (
 )
 
 
+# Fits that stop in the rounding noise: flags here, numbers in test_cmodel_golden.py (8.8).
+CHAOTIC = ("modelfit_CModel", "slot_ModelFlux")
+
+
 def _settings():
     names = [name for name in plugins.names() if not name.startswith(FINALCHAR)]
     return SimpleNamespace(
@@ -172,6 +176,8 @@ def test_measured_columns(reference, configuration, visit, detector):
     compared = 0
     for name, values in exported.columns.items():
         if name.startswith(NOT_MEASURED) or name.endswith(("_apCorr", "_apCorrErr")):
+            continue
+        if name.startswith(CHAOTIC) and values.dtype.kind != "b":
             continue
         _compare(name, values, wanted[name])
         compared += 1
