@@ -399,10 +399,18 @@ def snakemake(base: Path, config: Path, overrides: Sequence[str], arguments: Seq
     environment = {**os.environ, OVERRIDES: json.dumps(list(overrides))}
     if has_stale_lock():
         subprocess.run([*command, "--unlock", "--quiet"], check=False, env=environment)
-    wanted = list(arguments)
-    if not any(argument.startswith(("-c", "-j", "--cores", "--jobs", "--profile")) for argument in wanted):
+    wanted = [found_profile(base, argument) for argument in arguments]
+    limits = ("-c", "-j", "--cores", "--jobs", "--profile", "--workflow-profile")
+    if not any(argument.startswith(limits) for argument in wanted):
         wanted += ["--cores", "all"]
     return subprocess.run([*command, *wanted], check=False, env=environment).returncode
+
+
+def found_profile(base: Path, argument: str) -> str:
+    """Return the path of a profile of the clone, whatever the working directory; other words as they are."""
+    if argument.startswith("profiles/") and not os.path.exists(argument) and (base / argument).is_dir():
+        return str(base / argument)
+    return argument
 
 
 def has_stale_lock() -> bool:

@@ -91,7 +91,7 @@ def test_missing_tract_file_concerns_the_visits_of_the_tract(fresh: Trial) -> No
     outcome = fresh.run()
     assert outcome.status == 0, outcome.text[-2000:]
     assert outcome.jobs["detector"] == 1
-    assert statuses(fresh)[FIRST, 0] == "ok"
+    assert statuses(fresh)[FIRST, 1] == "ok"
 
 
 def test_broken_tract_file_is_told_by_every_visit(fresh: Trial) -> None:
