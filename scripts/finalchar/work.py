@@ -63,6 +63,11 @@ class Job:
         """Path of the record of this unit."""
         return f"{self.folder}/{self.name}.json"
 
+    @property
+    def run_digits(self) -> str:
+        """The part of the token that names the run."""
+        return self.token[8:12]
+
     # -- is this still the planned world? --------------------------------------------------------------
     def settle(self, promise: Callable[[], object]) -> None:
         """Wait a little until the promise agrees with the first digits of the token; note whether it does."""
@@ -79,7 +84,7 @@ class Job:
     def _keeps(self, promise: Callable[[], object]) -> bool:
         try:
             return provenance.digest(promise())[:8] == self.token[:8]
-        except (TypeError, KeyError):  # an upstream record is not visible yet
+        except (TypeError, KeyError, StaleRunError):  # an upstream record is not visible yet
             return False
 
     def _code_differs(self) -> bool:
@@ -91,7 +96,7 @@ class Job:
         if self.run.config["full_graph"]:
             return False
         record = provenance.load(self.layout.run_record) or {}
-        return bool(self.token[8:12] != record.get("id"))
+        return bool(self.run_digits != record.get("id"))
 
     def stop_if_left_over(self) -> None:
         """Stop before anything is written if this job belongs to an earlier run.
@@ -429,7 +434,7 @@ class GroupRecord:
         """Write the unfinished record; `working_on` is the detector that starts now."""
         content: dict[str, Any] = {"token": None, "owner": self.owner, "detectors": self.detectors}
         if working_on is not None or self.deaths:
-            content["attempts"] = {"run": self.job.token[8:12], "deaths": self.deaths, "at": working_on}
+            content["attempts"] = {"run": self.job.run_digits, "deaths": self.deaths, "at": working_on}
         provenance.save(self.job.record_path, content)
 
     def check_ownership(self) -> None:
@@ -448,7 +453,7 @@ class GroupRecord:
 def earlier_deaths(job: Job, record: Mapping[str, Any] | None) -> dict[str, int]:
     """Return how often jobs of this run died at which detector of this group."""
     attempts = (record or {}).get("attempts") or {}
-    if attempts.get("run") != job.token[8:12]:
+    if attempts.get("run") != job.run_digits:
         return {}
     deaths = dict(attempts["deaths"])
     if attempts["at"] is not None:
@@ -456,84 +461,93 @@ def earlier_deaths(job: Job, record: Mapping[str, Any] | None) -> dict[str, int]
     return deaths
 
 
-def known_detectors(job: Job, record: Mapping[str, Any] | None, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return records of the group's detectors, also those made under other groupings."""
-    known = dict((record or {}).get("detectors", {}))
-    numbers = {str(row["detector"]) for row in rows}
-    if not numbers <= set(known):
-        for other in plan.group_records(job.folder).values():
-            for number, item in other.get("detectors", {}).items():
-                if number in numbers:
-                    known.setdefault(number, item)
-    return known
+class DetectorGroup:
+    """The detectors of one job: their rows of the sheet, what is known of them, which are due."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.visit = int(job.unit)
+        first, last = (int(number) for number in job.name.removeprefix(GROUP_PREFIX).split("-"))
+        self.rows = [row for row in job.run.rows(self.visit) if first <= row["detector"] <= last]
+        self.folder = job.layout.detector_folder(self.visit)
+
+    def list_record(self) -> Any:
+        """Record of the visit's list."""
+        record = provenance.load(self.job.layout.record(self.visit, "list"))
+        if record is None:
+            raise StaleRunError(f"visit {self.visit}: there is no list: start again")
+        return record
+
+    def wanted(self) -> dict[str, dict[str, str]]:
+        """What the detectors are compared by; also what the token stands for."""
+        list_record = self.list_record()
+        return {
+            str(row["detector"]): plan.detector_wanted(self.job.wanted, list_record, row) for row in self.rows
+        }
+
+    def known(self, record: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return records of the detectors, also those made under other groupings."""
+        known = dict((record or {}).get("detectors", {}))
+        numbers = {str(row["detector"]) for row in self.rows}
+        if not numbers <= set(known):
+            for other in plan.group_records(self.job.folder).values():
+                for number, item in other.get("detectors", {}).items():
+                    if number in numbers:
+                        known.setdefault(number, item)
+        return known
+
+    def compare(self, known: dict[str, Any]) -> tuple[list[Row], dict[str, Any]]:
+        """Return the rows that are due, and the records that hold (of detectors not in the sheet, too)."""
+        due, wanted = [], self.wanted()
+        sound = {number: item for number, item in known.items() if number not in wanted}
+        for row in self.rows:
+            number = str(row["detector"])
+            inputs = plan.detector_inputs(self.job.run.survey_folder, row)
+            item = known.get(number)
+            why = provenance.reasons(item, wanted[number], inputs, self.folder, self.job.digests)
+            if item is None or why or is_retried(item, self.job):
+                due.append(row)
+            else:
+                sound[number] = renewed(item, inputs, self.folder)
+        return due, sound
+
+
+def is_retried(record: Mapping[str, Any], job: Job) -> bool:
+    """Whether a detector ended, in an earlier run, in something that every run tries again."""
+    return record["status"]["status"] in plan.RETRIED_STATUSES and record.get("run") != job.run_digits
 
 
 def characterize(stamp: str, run_folder: str) -> None:
     """Make the detectors of one group that are due."""
     job = Job("detector", stamp, run_folder)
-    visit = int(job.unit)
-    first, last = (int(number) for number in job.name.removeprefix(GROUP_PREFIX).split("-"))
-    rows = [row for row in job.run.rows(visit) if first <= row["detector"] <= last]
-    list_path = job.layout.record(visit, "list")
-
-    def promise() -> dict[str, Any]:
-        list_record = provenance.load(list_path)
-        return {str(row["detector"]): plan.detector_wanted(job.wanted, list_record, row) for row in rows}
-
-    job.settle(promise)
-    list_record = provenance.load(list_path)
-    if list_record is None:
-        raise StaleRunError(f"visit {visit}: there is no list: start again")
-    wanted = promise()
+    group = DetectorGroup(job)
+    job.settle(group.wanted)
     record = provenance.load(job.record_path)
-    known = known_detectors(job, record, rows)
-    folder = job.layout.detector_folder(visit)
-    due, sound = [], {n: item for n, item in known.items() if not any(str(r["detector"]) == n for r in rows)}
-    for row in rows:
-        number = str(row["detector"])
-        inputs = plan.detector_inputs(job.run.survey_folder, row)
-        item = known.get(number)
-        if provenance.reasons(item, wanted[number], inputs, folder, job.digests) or is_retried(item):
-            due.append(row)
-        else:
-            assert item is not None
-            sound[number] = renewed(item, inputs, folder)
-    group = GroupRecord(job, sound, earlier_deaths(job, record))
+    due, sound = group.compare(group.known(record))
+    made = GroupRecord(job, sound, earlier_deaths(job, record))
     if due:
         job.check_settled()
         job.remove_other_stamps()
         job.stop_if_left_over()
-        group.save()
-        detectors = DetectorWork(job, group, visit, list_record, wanted)
+        made.save()
+        detectors = DetectorWork(job, made, group)
         for place, row in enumerate(due):
             with rare_collection() if place == 0 else nullcontext():
                 detectors.make(row)
-        group.check_ownership()
-    job.finish({"owner": group.owner, "detectors": group.detectors})
-
-
-def is_retried(record: Mapping[str, Any] | None) -> bool:
-    """Whether a detector ended in something that is tried again at every planning."""
-    return bool(record) and record["status"]["status"] in plan.RETRIED_STATUSES  # type: ignore[index]
+        made.check_ownership()
+    job.finish({"owner": made.owner, "detectors": made.detectors})
 
 
 class DetectorWork:
     """Computes detectors one after the other; an exception ends one detector, not the job."""
 
-    def __init__(
-        self,
-        job: Job,
-        group: GroupRecord,
-        visit: int,
-        list_record: Mapping[str, Any],
-        wanted: Mapping[str, Mapping[str, str]],
-    ) -> None:
+    def __init__(self, job: Job, made: GroupRecord, group: DetectorGroup) -> None:
         self.job = job
-        self.group = group
-        self.visit = visit
-        self.list_record = list_record
-        self.wanted = wanted
-        self.folder = job.layout.detector_folder(visit)
+        self.group = made
+        self.visit = group.visit
+        self.list_record = group.list_record()
+        self.wanted = group.wanted()
+        self.folder = group.folder
         self._config: Any = None
 
     def make(self, row: Row) -> None:
@@ -552,6 +566,7 @@ class DetectorWork:
                 "inputs": files.entries,
                 "outputs": outputs,
                 "status": status,
+                "run": self.job.run_digits,
             }
         )
         self.group.save()

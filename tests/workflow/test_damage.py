@@ -13,13 +13,13 @@ from trial import Trial, edit, expect, nothing, one_detector
 FIRST, SECOND = VISITS
 RAISE = """
 
-_unharmed_load = load_detector_inputs
+_unharmed_{visit}_{detector} = load_detector_inputs
 
 
 def load_detector_inputs(**arguments):
     if (arguments["visit"], arguments["detector"]) == ({visit}, {detector}):
         {statement}
-    return _unharmed_load(**arguments)
+    return _unharmed_{visit}_{detector}(**arguments)
 """
 
 
