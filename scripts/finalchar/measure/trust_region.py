@@ -206,9 +206,8 @@ def _differentiate(
     )
     jacobian, failed = problem.jacobian(stars, parameters, fit.residuals[stars], step)
     fit.state[stars[failed]] = FitState.FAILED_MODEL
-    gradient = sum_pixels(jacobian * fit.residuals[stars, np.newaxis, :])
+    gradient, hessian = _products(jacobian, fit.residuals[stars])
     fit.likelihood_gradient[stars] = gradient
-    hessian = _gram(jacobian)
     derivatives = problem.prior_derivatives(stars, parameters)
     if derivatives is not None:
         density = fit.prior[stars, np.newaxis]
@@ -220,15 +219,19 @@ def _differentiate(
     fit.hessian[stars] = hessian
 
 
-def _gram(jacobian: FloatArray) -> FloatArray:
-    """Return D D^T, shape (k, d, d), for D of shape (k, d, pixels)."""
-    number, dimension = jacobian.shape[:2]
-    result = np.empty((number, dimension, dimension))
-    for row in range(dimension):
-        products = sum_pixels(jacobian[:, : row + 1] * jacobian[:, row : row + 1])
-        result[:, row, : row + 1] = products
-        result[:, : row + 1, row] = products
-    return result
+def _products(jacobian: FloatArray, residuals: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return D r, shape (k, d), and D D^T, shape (k, d, d), for D of shape (k, d, pixels).
+
+    Matrix products of blocks of pixels, all of one size, so that padding changes nothing.
+    """
+    both = np.concatenate([jacobian, residuals[:, np.newaxis]], axis=1)
+    number, rows, pixels = both.shape
+    if pixels % PIXEL_BLOCK:
+        both = np.pad(both, ((0, 0), (0, 0), (0, -pixels % PIXEL_BLOCK)))
+    blocks = both.reshape(number, rows, -1, PIXEL_BLOCK).transpose(0, 2, 1, 3)
+    products = np.matmul(blocks[:, :, :-1], blocks.transpose(0, 1, 3, 2))
+    total = np.add.accumulate(products, axis=1)[:, -1]
+    return total[:, :, -1], np.array(total[:, :, :-1])
 
 
 def _begin_outer_iterations(fit: _Fit, settings: OptimizerSettings) -> None:
@@ -429,19 +432,21 @@ class _Subproblem:
 
     def _search_sphere(self, step: FloatArray, shift: FloatArray, rows: IntArray) -> None:
         """Newton updates of the shift until the steps end on the sphere."""
+        square = _square(step[rows])
         for _ in range(NEWTON_UPDATES):
-            square = _square(step[rows])
-            lower = (self.radius[rows] * (1.0 - self.tolerance)) ** 2
-            upper = (self.radius[rows] * (1.0 + self.tolerance)) ** 2
-            rows = rows[~((square >= lower) & (square <= upper))]
+            radius = self.radius[rows]
+            inside = square < (radius * (1.0 - self.tolerance)) ** 2
+            missed = inside | ~(square <= (radius * (1.0 + self.tolerance)) ** 2)
+            rows, square, radius = rows[missed], square[missed], radius[missed]
             if not len(rows):
                 return
-            square = _square(step[rows])
-            denominator = self.values[rows] + shift[rows, np.newaxis]
-            slope = (self.gradient[rows] ** 2 / denominator**3).sum(axis=1)
-            shift[rows] += square * (np.sqrt(square) / self.radius[rows] - 1.0) / slope
-            scaled = self.gradient[rows] / (self.values[rows] + shift[rows, np.newaxis])
+            gradient, values = self.gradient[rows], self.values[rows]
+            scaled = gradient / (values + shift[rows, np.newaxis])
+            slope = (scaled * scaled / (values + shift[rows, np.newaxis])).sum(axis=1)
+            shift[rows] += square * (np.sqrt(square) / radius - 1.0) / slope
+            scaled = gradient / (values + shift[rows, np.newaxis])
             step[rows] = self._rotate_back(scaled, rows)
+            square = _square(scaled)
 
 
 def _square(step: FloatArray) -> FloatArray:

@@ -24,7 +24,7 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 ELEMENTS = 1 << 15
-"""Elements of a working array: all of them together fit into the second-level cache."""
+"""Elements of a working array: more would not stay in the cache, fewer cost more calls."""
 H0 = np.float32(np.pi**-0.25)
 ROOT2_SINGLE = np.float32(ROOT2)
 H2_CONSTANT = np.float32(np.sqrt(0.5)) * H0
@@ -121,18 +121,17 @@ class ConvolvedModel:
         parameters : ndarray, float64, shape (k, >= 3)
             eta1, eta2, ln R of each row.
         """
-        components = self._convolve(stars, parameters)
-        impossible = np.any([component.impossible for component in components], axis=0)
-        number, profile = len(stars), len(self.profile.fraction)
+        gaussians = self._convolve(stars, parameters)
+        number, profile, components = len(stars), len(self.profile.fraction), len(self._orders)
         result = np.zeros((number, self.x.shape[1]), dtype=np.float32)
         rows = min(max(1, ELEMENTS // (profile * self.x.shape[1])), number)
-        work = np.empty((8 + len(components)) * rows * profile * self.x.shape[1], dtype=np.float32)
+        work = np.empty((8 + components) * rows * profile * self.x.shape[1], dtype=np.float32)
         for first in range(0, number, rows):
             here = stars[first : first + rows]
             pixels = int(self.number[here].max())
-            shape = (8 + len(components), len(here), profile, pixels)
+            shape = (8 + components, len(here), profile, pixels)
             total = _add_up(
-                [component[first : first + rows] for component in components],
+                [gaussians.part(first, first + rows, k, order) for k, order in enumerate(self._orders)],
                 self.x[here, np.newaxis, :pixels],
                 self.y[here, np.newaxis, :pixels],
                 work[: int(np.prod(shape))].reshape(shape),
@@ -140,7 +139,7 @@ class ConvolvedModel:
             result[first : first + rows, :pixels] = (
                 total.astype(np.float64) * self.flux_unit[here, np.newaxis]
             )
-        return result, np.asarray(impossible)
+        return result, gaussians.impossible
 
     @cached_property
     def _orders(self) -> tuple[int, ...]:
@@ -150,124 +149,89 @@ class ConvolvedModel:
 
     @cached_property
     def _constants(self) -> FloatArray:
-        """What the convolution needs of each PSF: moments, their root, place, coefficients; (14, n, 2)."""
-        psf, root = self.psf, self.psf.ellipse.root()
-        return np.stack(
-            [
-                *(psf.ellipse.xx, psf.ellipse.yy, psf.ellipse.xy, root.xx, root.yy, root.xy),
-                self.center_x[:, np.newaxis] + psf.x,
-                self.center_y[:, np.newaxis] + psf.y,
-                *np.moveaxis(psf.coefficients, -1, 0),
-            ]
-        )
+        """What the convolution needs of each PSF component, shape (14, n, 1, components).
 
-    def _convolve(self, stars: IntArray, parameters: FloatArray) -> list[_Gaussians]:
-        """Convolve the Gaussians of the profile with each PSF component, in double precision (steps 1, 5)."""
-        galaxy = self.frame.to_pixels(stars, parameters)[:, np.newaxis]
-        grown = Quadrupoles(*(self.profile.variance * moment for moment in (galaxy.xx, galaxy.yy, galaxy.xy)))
-        fraction = (self.profile.fraction / UNIT_FLUX).astype(np.float32)
-        constants = self._constants[:, stars, np.newaxis]
-        return [
-            _Gaussians.of(grown, constants[..., component], order, fraction)
-            for component, order in enumerate(self._orders)
+        Moments and place; the Hermite coefficients of order 1 as a vector and those of order 2 as a symmetric
+        matrix, both turned from the frame of the component into pixels.
+        """
+        psf, root = self.psf, self.psf.ellipse.root()
+        a00, a01, a10, a02, a11, a20 = np.moveaxis(psf.coefficients, -1, 0)
+        matrices = np.stack([root.xx, root.xy, root.xy, root.yy], axis=-1).reshape(*root.xx.shape, 2, 2)
+        second = Quadrupoles(a20, a02, a11 / ROOT2).transformed(matrices)
+        values = [
+            *(psf.ellipse.xx, psf.ellipse.yy, psf.ellipse.xy),
+            -(self.center_x[:, np.newaxis] + psf.x),
+            -(self.center_y[:, np.newaxis] + psf.y),
+            a00 + (a02 + a20) / ROOT2,
+            *root.apply(a10, a01),
+            *(second.xx, second.yy, second.xy),
         ]
+        return np.stack(values)[:, :, np.newaxis, :]
+
+    def _convolve(self, stars: IntArray, parameters: FloatArray) -> _Gaussians:
+        """Convolve the Gaussians of the profile with the PSF, in double precision (steps 1, 5)."""
+        galaxy = self.frame.to_pixels(stars, parameters)[:, np.newaxis, np.newaxis]
+        variance = self.profile.variance[:, np.newaxis]
+        xx, yy, xy, x, y, a00, ax, ay, sxx, syy, sxy = self._constants[:, stars]
+        covariance = Quadrupoles(
+            variance * galaxy.xx + xx, variance * galaxy.yy + yy, variance * galaxy.xy + xy
+        )
+        grid = covariance.inverse_root()
+        w00, w01, w11 = grid.xx, grid.xy, grid.yy
+        # order 2 in the frame of the convolved Gaussian: W S W
+        p00, p01 = w00 * sxx + w01 * sxy, w00 * sxy + w01 * syy
+        p10, p11 = w01 * sxx + w11 * sxy, w01 * sxy + w11 * syy
+        b20, b02, b11 = p00 * w00 + p01 * w01, p10 * w01 + p11 * w11, ROOT2 * (p00 * w01 + p01 * w11)
+        b00 = a00 - (b20 + b02) / ROOT2
+        b10, b01 = grid.apply(ax, ay)
+        coefficients = (UNIT_FLUX * np.stack([b00, b01, b10, b02, b11, b20])).astype(np.float32)
+        coefficients *= (self.profile.fraction / UNIT_FLUX).astype(np.float32)[:, np.newaxis]
+        transform = np.stack([w00, w01, w11, *grid.apply(x, y), grid.determinant]).astype(np.float32)
+        good = np.all(covariance.determinant >= 0, axis=(1, 2))
+        return _Gaussians(transform, coefficients, np.asarray(~good))
 
 
 @dataclass(frozen=True)
 class _Gaussians:
-    """Gaussians of k models convolved with one component of the PSF; arrays of shape (k, Gaussians, 1).
+    """Gaussians of k models convolved with the components of the PSF.
 
     Attributes
     ----------
-    w00, w01, w11 : ndarray, float32
-        Symmetric inverse square root of the covariance.
-    o0, o1 : ndarray, float32
-        Offset of the transformed coordinates.
-    determinant : ndarray, float32
-        Determinant of the inverse square root.
-    coefficients : ndarray, float32, shape (1, 3 or 6, k, Gaussians, 1)
-        Hermite coefficients up to the order of the component, flux fraction included.
+    transform : ndarray, float32, shape (6, k, Gaussians, components)
+        W00, W01, W11 of the symmetric inverse square roots of the covariances, offset x, y of the transformed
+        coordinates, determinant of W.
+    coefficients : ndarray, float32, shape (6, k, Gaussians, components)
+        Hermite coefficients, flux fraction included.
     impossible : ndarray, bool, shape (k,)
-        The covariance is not one.
+        A covariance is not one.
     """
 
-    w00: SingleArray
-    w01: SingleArray
-    w11: SingleArray
-    o0: SingleArray
-    o1: SingleArray
-    determinant: SingleArray
+    transform: SingleArray
     coefficients: SingleArray
     impossible: BoolArray
 
-    def __getitem__(self, rows: slice) -> _Gaussians:
-        return _Gaussians(
-            self.w00[rows],
-            self.w01[rows],
-            self.w11[rows],
-            self.o0[rows],
-            self.o1[rows],
-            self.determinant[rows],
-            self.coefficients[:, rows],
-            self.impossible[rows],
+    def part(self, first: int, last: int, component: int, order: int) -> _Component:
+        """Return some rows of one component, with the coefficients up to an order."""
+        terms = (order + 1) * (order + 2) // 2
+        return _Component(
+            self.transform[:, first:last, :, component, np.newaxis],
+            self.coefficients[:terms, first:last, :, component, np.newaxis],
         )
 
-    @classmethod
-    def of(cls, grown: Quadrupoles, constants: FloatArray, order: int, fraction: SingleArray) -> _Gaussians:
-        """Convolve Gaussians (k, Gaussians) with a PSF component of constants (14, k, 1)."""
-        covariance = grown + Quadrupoles(*constants[:3])
-        grid = covariance.inverse_root()
-        offset_x, offset_y = grid.apply(-constants[6], -constants[7])
-        coefficients = _convolved_coefficients(grid, Quadrupoles(*constants[3:6]), constants[8:], order)
-        single = np.stack(
-            [grid.xx, grid.xy, grid.yy, offset_x, offset_y, grid.determinant, *coefficients]
-        ).astype(np.float32)[..., np.newaxis]
-        single[6:] *= fraction[:, np.newaxis]
-        good = np.all(covariance.determinant >= 0, axis=1)
-        w00, w01, w11, o0, o1, determinant = single[:6]
-        return cls(w00, w01, w11, o0, o1, determinant, single[6:], np.asarray(~good))
+
+@dataclass(frozen=True)
+class _Component:
+    """One PSF component of `_Gaussians`; arrays of shape (..., k, Gaussians, 1)."""
+
+    transform: SingleArray
+    coefficients: SingleArray
 
 
-def _convolved_coefficients(
-    grid: Quadrupoles, root: Quadrupoles, coefficients: FloatArray, order: int
-) -> list[FloatArray]:
-    """Return the Hermite coefficients times K in the frames of the convolved Gaussians (step 5).
-
-    Parameters
-    ----------
-    grid : Quadrupoles, shape (k, Gaussians)
-        Inverse square roots of the convolved covariances.
-    root : Quadrupoles, shape (k, 1)
-        Square roots of the PSF component's.
-    coefficients : ndarray, float64, shape (6, k, 1)
-        Those of the PSF component.
-    order : int
-        Highest order to be returned.
-    """
-    a00, a01, a10, a02, a11, a20 = coefficients
-    if order == 0:
-        return [UNIT_FLUX * a00 + np.zeros_like(grid.xx)]
-    u1x, u1y = grid.apply(root.xx, root.xy)
-    u2x, u2y = grid.apply(root.xy, root.yy)
-    b01, b10 = a10 * u1y + a01 * u2y, a10 * u1x + a01 * u2x
-    if order == 1:
-        return [UNIT_FLUX * a00 + np.zeros_like(b01), UNIT_FLUX * b01, UNIT_FLUX * b10]
-    b00 = (
-        a00
-        + (a20 * (1.0 - (u1x * u1x + u1y * u1y)) + a02 * (1.0 - (u2x * u2x + u2y * u2y))) / ROOT2
-        - a11 * (u1x * u2x + u1y * u2y)
-    )
-    b02 = a20 * u1y * u1y + ROOT2 * a11 * u1y * u2y + a02 * u2y * u2y
-    b20 = a20 * u1x * u1x + ROOT2 * a11 * u1x * u2x + a02 * u2x * u2x
-    b11 = ROOT2 * a20 * u1x * u1y + a11 * (u1x * u2y + u1y * u2x) + ROOT2 * a02 * u2x * u2y
-    return [UNIT_FLUX * b for b in (b00, b01, b10, b02, b11, b20)]
-
-
-def _add_up(components: list[_Gaussians], x: SingleArray, y: SingleArray, work: SingleArray) -> SingleArray:
+def _add_up(components: list[_Component], x: SingleArray, y: SingleArray, work: SingleArray) -> SingleArray:
     """Return the sum over Gaussians (outer) and PSF components (inner), in that order (step 6)."""
     parts = work[: len(components)]
-    for gaussians, part in zip(components, parts, strict=True):
-        _evaluate(gaussians, x, y, part, work[len(components) :])
+    for component, part in zip(components, parts, strict=True):
+        _evaluate(component, x, y, part, work[len(components) :])
     total: SingleArray = parts[0][:, 0].copy()
     for index in range(parts.shape[2]):
         for part in parts[1:] if index == 0 else parts:
@@ -276,18 +240,20 @@ def _add_up(components: list[_Gaussians], x: SingleArray, y: SingleArray, work: 
 
 
 def _evaluate(
-    gaussians: _Gaussians, x: SingleArray, y: SingleArray, total: SingleArray, work: SingleArray
+    component: _Component, x: SingleArray, y: SingleArray, total: SingleArray, work: SingleArray
 ) -> None:
     """Write the sum over Hermite functions of one PSF component, shape (k, Gaussians, pixels) (steps 1-4)."""
     u, v, base, base0, base1, u1, v1, term = work
-    coefficients = gaussians.coefficients
-    _transform(gaussians, x, y, (u, v), term)
+    w00, w01, w11, offset_x, offset_y, determinant = component.transform
+    coefficients = component.coefficients
+    _transform(x, y, w00, w01, offset_x, u, term)
+    _transform(x, y, w01, w11, offset_y, v, term)
     np.multiply(u, u, out=base)
     np.multiply(v, v, out=term)
     base += term
     base *= MINUS_HALF
     np.exp(base, out=base)
-    base *= gaussians.determinant
+    base *= determinant
     np.multiply(base, H0, out=base0)
     np.multiply(base0, H0, out=total)
     total *= coefficients[0]
@@ -313,19 +279,19 @@ def _evaluate(
 
 
 def _transform(
-    gaussians: _Gaussians,
     x: SingleArray,
     y: SingleArray,
-    result: tuple[SingleArray, SingleArray],
+    along_x: SingleArray,
+    along_y: SingleArray,
+    offset: SingleArray,
+    result: SingleArray,
     work: SingleArray,
 ) -> None:
-    """Write the coordinates in which the Gaussians are unit circles: (x W0 + y W1) + offset."""
-    rows = (gaussians.w00, gaussians.w01, gaussians.o0), (gaussians.w01, gaussians.w11, gaussians.o1)
-    for coordinate, (along_x, along_y, offset) in zip(result, rows, strict=True):
-        np.multiply(x, along_x, out=coordinate)
-        np.multiply(y, along_y, out=work)
-        coordinate += work
-        coordinate += offset
+    """Write a coordinate in which the Gaussians are unit circles: (x W0 + y W1) + offset."""
+    np.multiply(x, along_x, out=result)
+    np.multiply(y, along_y, out=work)
+    result += work
+    result += offset
 
 
 def _add(
