@@ -15,13 +15,15 @@ import numpy.typing as npt
 from finalchar.formats.exposure import Box
 from finalchar.measure.context import clip_box
 from finalchar.measure.quadrupoles import Quadrupoles, pixels_of_ellipse
-from finalchar.measure.star_windows import PixelLimits, StarWindows
+from finalchar.measure.star_windows import PixelLimits, StarWindows, nearest_pixel
 
 __all__ = [
     "ApertureFluxes",
+    "Apertures",
     "aperture_reach",
     "coefficient_half_width",
     "measure_apertures",
+    "prepare_apertures",
     "shift_coefficients",
     "sinc_coefficients",
 ]
@@ -167,58 +169,108 @@ def shift_coefficients(coefficients: ImageStack, *, dx: FloatArray, dy: FloatArr
     return np.where(inside, shifted, coefficients)
 
 
+@dataclass(frozen=True)
+class Apertures:
+    """Elliptical apertures of n stars, ready to be laid on any of their images.
+
+    Attributes
+    ----------
+    shape : Quadrupoles
+        Boundaries, at (a, b); a shape that is no ellipse gives NaN.
+    x, y : ndarray, float64, shape (n,)
+        Centres, parent pixels.
+    naive : ndarray, bool, shape (n,)
+        Plain sums of pixels.
+    half_width : ndarray, int64, shape (n,)
+        Of the coefficient images; 0 for plain sums and for what is no ellipse.
+    weights : dict of int to (row of each star, ndarray)
+        Shifted coefficient images by half width.
+    """
+
+    shape: Quadrupoles
+    x: FloatArray
+    y: FloatArray
+    naive: BoolArray
+    half_width: IntArray
+    weights: dict[int, tuple[IntArray, FloatArray]]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def prepare_apertures(
+    shape: Quadrupoles, *, x: FloatArray, y: FloatArray, max_sinc_radius: float
+) -> Apertures:
+    """Make the coefficient images of apertures, shifted to their centres (12.1, 12.2).
+
+    Parameters
+    ----------
+    shape : Quadrupoles
+        Boundaries of shape (n,).
+    x, y : ndarray, float64, shape (n,)
+        Centres, parent pixels.
+    max_sinc_radius : float
+        Apertures whose minor semi-axis is larger are plain sums of pixels.
+    """
+    major, minor = shape.semi_axes
+    known = shape.valid & np.isfinite(major) & (minor > 0) & (major < LARGEST_WINDOW)
+    with np.errstate(invalid="ignore"):
+        naive = known & (minor > max_sinc_radius)
+    half = np.where(known & ~naive, coefficient_half_width(np.where(known, major, 1.0)), 0)
+    weights = {}
+    for width in np.unique(half[half > 0]):
+        rows = np.flatnonzero(half == width)
+        place = np.full(len(half), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        weights[int(width)] = place, _shifted_images(shape[rows], x[rows], y[rows], int(width))
+    return Apertures(shape, x, y, naive, half, weights)
+
+
+def _shifted_images(shape: Quadrupoles, x: FloatArray, y: FloatArray, half_width: int) -> FloatArray:
+    equal = len(shape) > 1 and all(np.ptp(one) == 0 for one in (shape.xx, shape.yy, shape.xy))
+    column, line = nearest_pixel(x, y)
+    return shift_coefficients(
+        sinc_coefficients(shape[:1] if equal else shape, half_width),
+        dx=x.astype(np.float32).astype(np.float64) - column,
+        dy=y.astype(np.float32).astype(np.float64) - line,
+    ).astype(np.float64)
+
+
 def measure_apertures(
-    windows: StarWindows,
-    *,
-    shape: Quadrupoles,
-    x: FloatArray,
-    y: FloatArray,
-    max_sinc_radius: float,
-    region_only: bool = False,
+    windows: StarWindows, apertures: Apertures, rows: IntArray | None = None, *, region_only: bool = False
 ) -> ApertureFluxes:
     """Return the fluxes in elliptical apertures, one per window (12.4).
 
     Parameters
     ----------
     windows : StarWindows
-        Windows centred on `nearest_pixel` of the centres and large enough for the apertures.
-    shape : Quadrupoles
-        Apertures, their boundary at (a, b); a shape that is no ellipse gives NaN.
-    x, y : ndarray, float64, shape (n,)
-        Centres, parent pixels.
-    max_sinc_radius : float
-        Apertures whose minor semi-axis is larger are plain sums of pixels.
+        Windows centred on `nearest_pixel` of the centres, of at least `aperture_reach`.
+    apertures : Apertures
+        Of the same stars, or of more.
+    rows : ndarray, int64, optional
+        Which of the apertures belong to the windows; by default all.
     region_only : bool
         Plain sums need only their pixels on the image (Kron), not their expanded bounding box.
     """
+    rows = np.arange(len(apertures)) if rows is None else rows
     result = ApertureFluxes.empty(len(windows))
-    major, minor = shape.semi_axes
-    known = shape.valid & np.isfinite(major) & (minor > 0) & (major < LARGEST_WINDOW)
-    with np.errstate(invalid="ignore"):
-        naive = known & (minor > max_sinc_radius)
-    half = np.where(known, coefficient_half_width(np.where(known, major, 1.0)), 0)
-    for width in np.unique(half[known & ~naive]):
-        rows = np.flatnonzero(known & ~naive & (half == width))
-        part = _measure_sinc(windows[rows], shape[rows], x[rows], y[rows], int(width))
-        result.put(rows, part)
-    for row in np.flatnonzero(naive):
-        one = slice(row, row + 1)
-        result.put(one, _sum_pixels(windows, int(row), shape[row], float(x[row]), float(y[row]), region_only))
+    half = apertures.half_width[rows]
+    for width in np.unique(half[half > 0]):
+        chosen = np.flatnonzero(half == width)
+        result.put(chosen, _measure_sinc(windows[chosen], apertures, rows[chosen], int(width)))
+    for one in np.flatnonzero(apertures.naive[rows]):
+        result.put(
+            slice(one, one + 1), _sum_pixels(windows, int(one), apertures, int(rows[one]), region_only)
+        )
     return result
 
 
 def _measure_sinc(
-    windows: StarWindows, shape: Quadrupoles, x: FloatArray, y: FloatArray, half_width: int
+    windows: StarWindows, apertures: Apertures, rows: IntArray, half_width: int
 ) -> ApertureFluxes:
     half = half_width - 1
-    equal = len(shape) > 1 and all(np.ptp(one) == 0 for one in (shape.xx, shape.yy, shape.xy))
-    coefficients = sinc_coefficients(shape[:1] if equal else shape, half_width)
-    weight = shift_coefficients(
-        coefficients,
-        dx=x.astype(np.float32).astype(np.float64) - windows.x,
-        dy=y.astype(np.float32).astype(np.float64) - windows.y,
-    ).astype(np.float64)
-    weight = _within_limits(weight, windows, half)
+    place, images = apertures.weights[half_width]
+    weight = _within_limits(images[place[rows]], windows, half)
     image, variance = windows.core(half)
     flux = np.einsum("nij,nij->n", weight, image)
     squares = np.einsum("nij,nij->n", weight * weight, variance)
@@ -230,7 +282,8 @@ def _measure_sinc(
         np.minimum(full.max_x, windows.limits.max_x),
         np.minimum(full.max_y, windows.limits.max_y),
     )
-    lost = truncated & ~overlap.contain(_bounding_boxes(shape, x, y))
+    needed = _bounding_boxes(apertures.shape[rows], apertures.x[rows], apertures.y[rows])
+    lost = truncated & ~overlap.contain(needed)
     with np.errstate(invalid="ignore"):
         error = np.where(lost, np.nan, np.sqrt(squares))
     return ApertureFluxes(np.where(lost, np.nan, flux), error, lost, truncated)
@@ -261,14 +314,20 @@ def _bounding_boxes(shape: Quadrupoles, x: FloatArray, y: FloatArray) -> PixelLi
 
 
 def _sum_pixels(
-    windows: StarWindows, row: int, shape: Quadrupoles, x: float, y: float, region_only: bool
+    windows: StarWindows, row: int, apertures: Apertures, aperture: int, region_only: bool
 ) -> ApertureFluxes:
     """Return the plain sum over the pixels of one ellipse."""
-    number = np.newaxis
-    one = Quadrupoles(shape.xx[number], shape.yy[number], shape.xy[number])
-    expanded = _bounding_boxes(one, np.array([x]), np.array([y])).box(0)
-    xx, yy, xy = float(shape.xx), float(shape.yy), float(shape.xy)
-    column, line = pixels_of_ellipse(xx=xx, yy=yy, xy=xy, x=x, y=y, box=expanded)
+    one = slice(aperture, aperture + 1)
+    shape, x, y = apertures.shape[one], apertures.x[one], apertures.y[one]
+    expanded = _bounding_boxes(shape, x, y).box(0)
+    column, line = pixels_of_ellipse(
+        xx=float(shape.xx[0]),
+        yy=float(shape.yy[0]),
+        xy=float(shape.xy[0]),
+        x=float(x[0]),
+        y=float(y[0]),
+        box=expanded,
+    )
     limits = windows.limits.box(row)
     needed = _extent(column, line) if region_only else expanded
     available = clip_box(limits, windows.box(row))

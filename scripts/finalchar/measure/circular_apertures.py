@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.formats.sources import SourceTable
-from finalchar.measure.apertures import ApertureFluxes, aperture_reach, measure_apertures
+from finalchar.measure.apertures import ApertureFluxes, Apertures, aperture_reach, prepare_apertures
 from finalchar.measure.plugin import Field, flag
 from finalchar.measure.quadrupoles import Quadrupoles
-from finalchar.measure.star_windows import StarWindows
 
-__all__ = ["circle_fields", "circle_fluxes", "circle_reach", "radius_name", "store_circles"]
+__all__ = ["circle_fields", "circle_reach", "prepare_circles", "radius_name", "store_circles"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,17 +43,10 @@ def circle_reach(radius: float, max_sinc_radius: float) -> float:
     return float(aperture_reach(circle, max_sinc_radius)[0])
 
 
-def circle_fluxes(
-    windows: StarWindows, *, radius: float, x: FloatArray, y: FloatArray, max_sinc_radius: float
-) -> ApertureFluxes:
-    """Return the fluxes in circles about (x, y), one per window."""
-    return measure_apertures(
-        windows,
-        shape=Quadrupoles.circles(np.full(len(windows), float(radius) ** 2)),
-        x=x,
-        y=y,
-        max_sinc_radius=max_sinc_radius,
-    )
+def prepare_circles(radius: float, *, x: FloatArray, y: FloatArray, max_sinc_radius: float) -> Apertures:
+    """Return circles about the given centres."""
+    shape = Quadrupoles.circles(np.full(len(x), float(radius) ** 2))
+    return prepare_apertures(shape, x=x, y=y, max_sinc_radius=max_sinc_radius)
 
 
 def store_circles(

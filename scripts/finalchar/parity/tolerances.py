@@ -108,9 +108,9 @@ KNOWN_CAUSES = (
     KnownCause(
         r".*",
         r"(ap_corr_|ap_corr_coefficients_)?ext_gaap_GaapFlux_1_15x_0_5\w*",
-        "aperture hardly larger than the Gaussianised PSF: their difference, the weight, amplifies the rounding"
-        " of one-pixel steps of the astrometry (1e-8) up to 200 times; 4e-6 in a flux, more in extrapolated"
-        " corrections of few stars",
+        "aperture hardly larger than the Gaussianised PSF: their difference, the weight, amplifies the"
+        " rounding of one-pixel steps of the astrometry (1e-8) up to 200 times; 4e-6 in a flux, more in"
+        " extrapolated corrections of few stars",
         1e-6,
     ),
 )

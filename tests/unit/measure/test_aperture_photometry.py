@@ -10,14 +10,21 @@ from finalchar.formats.exposure import Box
 from finalchar.measure.apertures import (
     aperture_reach,
     coefficient_half_width,
-    measure_apertures,
+    prepare_apertures,
     shift_coefficients,
     sinc_coefficients,
 )
+from finalchar.measure.apertures import measure_apertures as measure_prepared
 from finalchar.measure.gaussian_smoothing import gaussian_kernel, smooth_windows
 from finalchar.measure.kron_radius import kron_radii
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.star_windows import PixelLimits, StarWindows, nearest_pixel, required_half_width
+
+
+def measure_apertures(windows, *, shape, x, y, max_sinc_radius, region_only=False):
+    """Prepare apertures and measure one window each."""
+    apertures = prepare_apertures(shape, x=x, y=y, max_sinc_radius=max_sinc_radius)
+    return measure_prepared(windows, apertures, region_only=region_only)
 
 
 def circle(*radii):

@@ -11,10 +11,11 @@ import numpy as np
 
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
+from finalchar.measure.apertures import measure_apertures
 from finalchar.measure.circular_apertures import (
     circle_fields,
-    circle_fluxes,
     circle_reach,
+    prepare_circles,
     radius_name,
     store_circles,
 )
@@ -66,5 +67,5 @@ class Plugin(MeasurementPlugin[Settings]):
         column, line = nearest_pixel(x, y)
         windows = cut_windows(context, rows, x=column, y=line, half=half)
         for radius in self.settings.radii:
-            fluxes = circle_fluxes(windows, radius=radius, x=x, y=y, max_sinc_radius=maximum)
-            store_circles(table, NAME, radius, rows, fluxes)
+            circles = prepare_circles(radius, x=x, y=y, max_sinc_radius=maximum)
+            store_circles(table, NAME, radius, rows, measure_apertures(windows, circles))

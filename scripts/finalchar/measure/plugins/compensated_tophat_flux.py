@@ -11,7 +11,8 @@ import numpy.typing as npt
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
-from finalchar.measure.circular_apertures import circle_fluxes, circle_reach
+from finalchar.measure.apertures import measure_apertures
+from finalchar.measure.circular_apertures import circle_reach, prepare_circles
 from finalchar.measure.context import MeasurementContext, round_position
 from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
 from finalchar.measure.star_windows import StarWindows, cut_windows, nearest_pixel
@@ -90,7 +91,9 @@ class Plugin(MeasurementPlugin[Settings]):
         """Return flux and error of a circle less the background of its ring."""
         inner, outer = self.settings.inner_scale, self.settings.outer_scale
         circle, hole, disc = (
-            circle_fluxes(windows, radius=scale * radius, x=x, y=y, max_sinc_radius=MAX_SINC_RADIUS)
+            measure_apertures(
+                windows, prepare_circles(scale * radius, x=x, y=y, max_sinc_radius=MAX_SINC_RADIUS)
+            )
             for scale in (1.0, inner, outer)
         )
         ratio = 1.0 / (outer**2 - inner**2)

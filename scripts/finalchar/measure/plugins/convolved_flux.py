@@ -14,11 +14,11 @@ from finalchar.config_base import Section, subsection
 from finalchar.errors import ConfigError
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
-from finalchar.measure.apertures import aperture_reach, measure_apertures
+from finalchar.measure.apertures import Apertures, aperture_reach, measure_apertures, prepare_apertures
 from finalchar.measure.circular_apertures import (
     circle_fields,
-    circle_fluxes,
     circle_reach,
+    prepare_circles,
     radius_name,
     store_circles,
 )
@@ -78,8 +78,9 @@ class _Stars:
     x: FloatArray
     y: FloatArray
     seeing: FloatArray
-    kron: Quadrupoles
-    """Kron apertures, scaled for the flux; NaN where there is no Kron radius."""
+    circles: list[Apertures]
+    kron: Apertures
+    """Scaled for the flux; NaN where there is no Kron radius."""
     has_kron: BoolArray
     max_radius: IntArray
 
@@ -142,14 +143,20 @@ class Plugin(MeasurementPlugin[Settings]):
         rows = np.flatnonzero(known)
         seeing = psf.determinant_radius[rows]
         self.column(table, "seeing")[rows] = seeing
+        x, y = context.x[rows], context.y[rows]
         kron, has_kron, radius = self._kron_apertures(context, table, rows)
+        limit = self.settings.aperture.maxSincRadius
         reach = np.maximum(6.0, np.where(np.isfinite(radius), radius, 0.0))
         return _Stars(
             rows=rows,
-            x=context.x[rows],
-            y=context.y[rows],
+            x=x,
+            y=y,
             seeing=seeing,
-            kron=kron,
+            circles=[
+                prepare_circles(radius, x=x, y=y, max_sinc_radius=limit)
+                for radius in self.settings.aperture.radii
+            ],
+            kron=prepare_apertures(kron, x=x, y=y, max_sinc_radius=self.settings.maxSincRadius),
             has_kron=has_kron,
             max_radius=(reach + 0.5).astype(np.int64),
         )
@@ -209,7 +216,7 @@ class Plugin(MeasurementPlugin[Settings]):
         self, stars: _Stars, convolved: BoolArray, halves: IntArray
     ) -> Iterator[tuple[IntArray, int]]:
         """Yield places of stars with equal windows, and the half width of those."""
-        reach = aperture_reach(stars.kron, self.settings.maxSincRadius)
+        reach = aperture_reach(stars.kron.shape, self.settings.maxSincRadius)
         for radius in self.settings.aperture.radii:
             reach = np.maximum(reach, circle_reach(radius, self.settings.aperture.maxSincRadius))
         sizes = required_half_width(reach)
@@ -226,25 +233,15 @@ class Plugin(MeasurementPlugin[Settings]):
     def _measure_circles(
         self, table: SourceTable, stars: _Stars, rows: IntArray, windows: StarWindows, number: int
     ) -> None:
-        maximum = self.settings.aperture.maxSincRadius
-        for radius in self.settings.aperture.radii:
-            fluxes = circle_fluxes(
-                windows, radius=radius, x=stars.x[rows], y=stars.y[rows], max_sinc_radius=maximum
-            )
+        for radius, circles in zip(self.settings.aperture.radii, stars.circles, strict=True):
+            fluxes = measure_apertures(windows, circles, rows)
             store_circles(table, f"{NAME}_{number}", radius, stars.rows[rows], fluxes)
 
     def _measure_kron(
         self, table: SourceTable, stars: _Stars, rows: IntArray, windows: StarWindows, number: int
     ) -> None:
         """Measure Kron fluxes; without a Kron radius there is neither a flux nor a flag [M-Q16]."""
-        fluxes = measure_apertures(
-            windows,
-            shape=stars.kron[rows],
-            x=stars.x[rows],
-            y=stars.y[rows],
-            max_sinc_radius=self.settings.maxSincRadius,
-            region_only=True,
-        )
+        fluxes = measure_apertures(windows, stars.kron, rows, region_only=True)
         target = stars.rows[rows]
         failed = ~(np.isfinite(fluxes.flux) & np.isfinite(fluxes.error))
         self.column(table, f"{number}_kron_instFlux")[target] = fluxes.flux

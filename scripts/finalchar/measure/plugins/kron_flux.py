@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
-from finalchar.measure.apertures import aperture_reach, measure_apertures
+from finalchar.measure.apertures import aperture_reach, measure_apertures, prepare_apertures
 from finalchar.measure.context import MeasurementContext
 from finalchar.measure.kron_radius import kron_radii, region_boxes
 from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
@@ -228,14 +228,12 @@ class Plugin(MeasurementPlugin[Settings]):
         column, line = nearest_pixel(x, y)
         windows = cut_windows(context, rows, x=column, y=line, half=half)
         maximum = self.settings.maxSincRadius
-        fluxes = measure_apertures(
-            windows, shape=aperture[rows], x=x, y=y, max_sinc_radius=maximum, region_only=True
-        )
+        apertures = prepare_apertures(aperture[rows], x=x, y=y, max_sinc_radius=maximum)
+        fluxes = measure_apertures(windows, apertures, region_only=True)
         self.column(table, "instFlux")[rows] = fluxes.flux
         self.column(table, "instFluxErr")[rows] = fluxes.error
-        naive = aperture[rows].semi_axes[1] > maximum
         lost = np.zeros(len(state.x), dtype=bool)
-        lost[rows] = fluxes.aperture_truncated & naive
+        lost[rows] = fluxes.aperture_truncated & apertures.naive
         self._fail_at_edge(table, state, lost)
         if context.compatibility != "lsst":  # a sinc aperture over the edge has no flag there [M-Q15]
             lost[rows] = fluxes.aperture_truncated
