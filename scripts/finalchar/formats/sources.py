@@ -132,6 +132,18 @@ class Footprints:
     def __len__(self) -> int:
         return len(self.source_id)
 
+    def index_of(self, source_id: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Return the place of each source by id, -1 where it has none; neither side needs to be sorted.
+
+        Ids are compared as signed 64-bit integers: numpy searches among signed and unsigned ones as doubles.
+        """
+        if not len(self):
+            return np.full(len(source_id), -1, dtype=np.int64)
+        wanted, known = source_id.astype(np.int64, copy=False), self.source_id.astype(np.int64, copy=False)
+        order = np.argsort(known, kind="stable")
+        place = order[np.minimum(np.searchsorted(known[order], wanted), len(known) - 1)]
+        return np.where(known[place] == wanted, place, -1).astype(np.int64)
+
     def spans(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """Return (y, x0, x1) of the spans of source `index`, x1 inclusive."""
         part = slice(self.span_offset[index], self.span_offset[index + 1])

@@ -70,13 +70,7 @@ class FootprintPixels:
 
 def select_footprints(footprints: Footprints, source_id: npt.NDArray[np.int64]) -> IntArray:
     """Return the index of the footprint of each source id; -1 where a source has none."""
-    order = np.argsort(footprints.source_id, kind="stable")
-    known = footprints.source_id[order]
-    place = np.searchsorted(known, source_id)
-    place = np.minimum(place, max(len(known) - 1, 0))
-    if not len(known):
-        return np.full(len(source_id), -1, dtype=np.int64)
-    return np.where(known[place] == source_id, order[place], -1).astype(np.int64)
+    return footprints.index_of(source_id)
 
 
 def measure_boxes(footprints: Footprints) -> FootprintBoxes:

@@ -170,7 +170,7 @@ def make_psf_candidates(
     """
     x, y = (np.asarray(table[f"slot_Centroid_{axis}"], dtype=np.float64) for axis in "xy")
     source_id = np.asarray(table["id"])
-    place = find_footprints(footprints, source_id)
+    place = footprints.index_of(source_id)
     stamps = extract_stamps(
         exposure,
         x=x,
@@ -214,16 +214,6 @@ def _colors(table: SourceTable) -> tuple[npt.NDArray[np.float32], npt.NDArray[np
     if "psf_color_value" in table and "psf_color_type" in table:
         return np.asarray(table["psf_color_value"]), np.asarray(table["psf_color_type"])
     return np.full(len(table), np.nan, dtype=np.float32), np.zeros(len(table), dtype="<U10")
-
-
-def find_footprints(footprints: Footprints, source_id: npt.NDArray[Any]) -> IntArray:
-    """Place of each source in `footprints` by id, -1 where it has none; neither needs to be sorted."""
-    if not len(footprints):
-        return np.full(len(source_id), -1, dtype=np.int64)
-    order = np.argsort(footprints.source_id, kind="stable")
-    ids = footprints.source_id[order]
-    place = np.minimum(np.searchsorted(ids, source_id), len(ids) - 1)
-    return np.where(ids[place] == source_id, order[place], -1)
 
 
 def extract_stamps(

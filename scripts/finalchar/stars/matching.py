@@ -19,7 +19,7 @@ from finalchar.errors import InputError
 from finalchar.formats.sources import ColumnInfo, SourceTable
 from finalchar.stars.visit_list import IsolatedSources
 
-__all__ = ["Matches", "candidate_table", "check_unique_ids", "match_isolated_sources"]
+__all__ = ["Matches", "candidate_table", "check_unique_ids", "exact_ids", "match_isolated_sources"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -61,6 +61,23 @@ class Matches:
         return len(self.rows)
 
 
+def exact_ids(source_id: npt.NDArray[Any], what: str = "the source catalogue") -> IntArray:
+    """Return ids as signed 64-bit integers: among signed and unsigned ones numpy searches as doubles (K10).
+
+    Raises
+    ------
+    InputError
+        If they are not integers, or do not fit.
+    """
+    if source_id.dtype.kind not in "iu":
+        raise InputError(f"{what} has ids of the type {source_id.dtype}; they must be 64-bit integers")
+    if source_id.dtype.kind == "u" and len(source_id) and int(source_id.max()) > np.iinfo(np.int64).max:
+        raise InputError(
+            f"{what} has the id {int(source_id.max())}, which does not fit a signed 64-bit integer"
+        )
+    return source_id.astype(np.int64, copy=False)
+
+
 def check_unique_ids(source_id: npt.NDArray[Any], what: str = "the source catalogue") -> None:
     """Refuse ids that are not 64-bit integers or are not unique.
 
@@ -69,9 +86,7 @@ def check_unique_ids(source_id: npt.NDArray[Any], what: str = "the source catalo
     InputError
         Naming the first repeated id.
     """
-    if source_id.dtype.kind not in "iu":
-        raise InputError(f"{what} has ids of the type {source_id.dtype}; they must be 64-bit integers")
-    ids = np.sort(source_id)
+    ids = np.sort(exact_ids(source_id, what))
     repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
     if len(repeated):
         raise InputError(
@@ -110,6 +125,8 @@ def match_isolated_sources(
         If an id stands twice in the catalogue.
     """
     check_unique_ids(source_id if catalogue_id is None else catalogue_id)
+    source_id = exact_ids(source_id)
+    catalogue_id = None if catalogue_id is None else exact_ids(catalogue_id)
     ids, fate, contradicting = _fates(isolated, compatibility)
     found, place = _look_up(source_id, ids)
     rows = np.flatnonzero(found)
@@ -170,6 +187,7 @@ def candidate_table(selected: SourceTable, matches: Matches) -> SourceTable:
     table = selected.select(matches.rows)
     number = len(matches)
     columns = {
+        "id": exact_ids(table["id"]),
         "calib_psf_candidate": np.ones(number, dtype=bool),
         "calib_psf_used": np.zeros(number, dtype=bool),
         "calib_psf_reserved": matches.reserved.copy(),

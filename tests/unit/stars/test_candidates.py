@@ -10,12 +10,7 @@ import pytest
 from finalchar.errors import InputError
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.sources import Footprints, SourceTable
-from finalchar.stars.candidates import (
-    extract_stamps,
-    find_footprints,
-    index_of_position,
-    make_psf_candidates,
-)
+from finalchar.stars.candidates import extract_stamps, index_of_position, make_psf_candidates
 
 PLANES = {"BAD": 0, "SAT": 1, "INTRP": 2, "CR": 3, "EDGE": 4, "DETECTED": 5, "NO_DATA": 31}
 INTRP, DETECTED = 1 << 2, 1 << 5
@@ -280,7 +275,9 @@ class TestCandidates:
         assert len(found) == 0
         assert found.image.shape == (0, 7, 7)
 
-    def test_footprints_in_any_order(self):
+    @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+    def test_footprints_in_any_order(self, dtype):
+        """K10: neighbouring ids beyond double precision, also where one side is unsigned."""
         footprints = make_footprints([(9, [], []), (3, [], []), (592916301234567891, [], [])])
         wanted = np.array([3, 592916301234567892, 592916301234567891, 9])
-        assert find_footprints(footprints, wanted).tolist() == [1, -1, 2, 0]
+        assert footprints.index_of(wanted.astype(dtype)).tolist() == [1, -1, 2, 0]

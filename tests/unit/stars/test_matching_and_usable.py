@@ -63,6 +63,21 @@ class TestMatching:
         with pytest.raises(InputError, match="ids of the type float64"):
             match_isolated_sources(source_id=np.array([5.0]), isolated=isolated([5], [True]))
 
+    def test_unsigned_ids_beyond_double_precision(self):
+        """K10: numpy looks up unsigned among signed integers as doubles; ids must not go that way."""
+        ids = BASE + np.arange(50)
+        unsigned = ids.astype(np.uint64)
+        matches = match_isolated_sources(
+            source_id=unsigned[::2], isolated=isolated(ids, np.zeros(50, bool)), catalogue_id=unsigned
+        )
+        assert matches.rows.tolist() == list(range(25))
+        assert matches.counts["isolated_not_in_catalogue"] == 0
+        table = candidate_table(SourceTable({"id": unsigned[::2]}), matches)
+        assert table["id"].dtype == np.int64
+        assert table["id"].tolist() == ids[::2].tolist()
+        with pytest.raises(InputError, match="does not fit a signed 64-bit integer"):
+            match_isolated_sources(source_id=np.array([2**63], np.uint64), isolated=isolated([5], [True]))
+
     @pytest.mark.parametrize(
         ("fates", "fixed", "lsst"), [([True, False], True, False), ([False, True], True, True)]
     )
