@@ -40,8 +40,8 @@ class StarWeight:
 
     @property
     def usable(self) -> bool:
-        """Whether the weight is a positive, finite number (S-Q14)."""
-        return bool(np.isfinite(self.value) and self.value > 0)
+        """Whether the weight is a positive, finite number (S-Q14) that the cap could be applied to."""
+        return bool(np.isfinite(self.value) and self.value > 0 and np.isfinite(self.signal_to_noise))
 
 
 def good_pixels(
@@ -89,7 +89,7 @@ def star_weight(
     """
     pixels = image[good]
     slope, intercept = _straight_line(pixels, variance[good])
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         weight = np.float64(1.0) / intercept
         flux_over_noise = float(np.sum(weight * (pixels * pixels)))
         snr = _signal_to_noise(flux_over_noise, len(pixels))
@@ -102,7 +102,7 @@ def _straight_line(
     image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]
 ) -> tuple[np.float64, np.float64]:
     """Least-squares slope and intercept; NaN where a line cannot be drawn."""
-    if len(image) < 2:
+    if len(image) < 2 or not image.any():  # no line through an image of zeros: LAPACK would complain
         return np.float64(np.nan), np.float64(np.nan)
     try:
         with warnings.catch_warnings():

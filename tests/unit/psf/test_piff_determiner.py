@@ -406,6 +406,19 @@ def test_one_bad_pixel_costs_one_pixel(exposure, places):
     assert np.abs(difference).max() < 1e-3 * clean.model.kernel_image(x=200, y=200).array.max()
 
 
+@pytest.mark.parametrize("value", [1e6, 1e12, 1e20, 1e38])
+def test_a_garbage_value_costs_one_star(exposure, places, value):
+    """K19: a finite number that is no count, without a mask, never costs the detector."""
+    image = exposure.image.copy()
+    x, y = np.floor(places[0] + 0.5).astype(int)
+    image[y + 5, x + 5] = value
+    fit = determine(replace(exposure, image=image), places)
+    assert fit.used.tolist() == [False] + [True] * 23
+    size = determinant_radius(adaptive_moments(fit.model.kernel_image(x=200, y=200).array))[0]
+    # 23 stars of S/N above 100 fix the size to better than a percent.
+    assert size == pytest.approx(true_size(200, 200), rel=0.01)
+
+
 def test_columns_without_data_cost_the_pixels_only(exposure, places):
     """K19 (c): five columns of NaN through a stamp."""
     image = exposure.image.copy()
