@@ -99,12 +99,23 @@ def _jacobian(wcs: SkyProjection, x: FloatArray, y: FloatArray, compatibility: s
 
 
 def _local_jacobian(wcs: SkyProjection, x: FloatArray, y: FloatArray) -> FloatArray:
-    """Return the Jacobian to east and north at each star by central differences over one pixel."""
+    """Return the Jacobian to east and north at each star by central differences over one pixel.
+
+    Differences of unit vectors, so that right ascension zero and the poles are places like any other.
+    """
+    ra, dec = wcs.pixel_to_sky(x=x, y=y)
+    zero = np.zeros_like(ra)
+    east = np.stack([-np.sin(ra), np.cos(ra), zero])
+    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)])
     columns = []
     for step_x, step_y in ((0.5, 0.0), (0.0, 0.5)):
-        ra_after, dec_after = wcs.pixel_to_sky(x=x + step_x, y=y + step_y)
-        ra_before, dec_before = wcs.pixel_to_sky(x=x - step_x, y=y - step_y)
-        turn = np.mod(ra_after - ra_before + np.pi, 2.0 * np.pi) - np.pi
-        east = turn * np.cos(0.5 * (dec_after + dec_before))
-        columns.append(np.stack([east, dec_after - dec_before], axis=-1) * RADIANS_TO_ARCSEC)
+        after = _unit_vectors(*wcs.pixel_to_sky(x=x + step_x, y=y + step_y))
+        before = _unit_vectors(*wcs.pixel_to_sky(x=x - step_x, y=y - step_y))
+        step = [np.sum((after - before) * axis, axis=0) for axis in (east, north)]
+        columns.append(np.stack(step, axis=-1) * RADIANS_TO_ARCSEC)
     return np.stack(columns, axis=-1)
+
+
+def _unit_vectors(ra: FloatArray, dec: FloatArray) -> FloatArray:
+    """Return unit vectors of positions in radians, shape (3, n)."""
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])

@@ -73,7 +73,8 @@ def apply_ap_corr(
             uncorrected.append(name)
             columns[f"{name}_flag_apCorr"] = np.ones(len(table), dtype=bool)
             continue
-        values, errors = factor.evaluate(x=x, y=y), error.evaluate(x=x, y=y)
+        with np.errstate(invalid="ignore"):  # stars without centroid
+            values, errors = factor.evaluate(x=x, y=y), error.evaluate(x=x, y=y)
         columns |= _corrected_columns(table, name, values, settings.doFlagApCorrFailures)
         if compatibility != "lsst":
             columns |= {f"{name}_apCorr": values, f"{name}_apCorrErr": errors}

@@ -144,6 +144,9 @@ def measure_ap_corr(
     if compatibility == "lsst":
         _demand_ascending_ids(table)
     reference = _reference_stars(table, settings.refFluxName, select)
+    if compatibility != "lsst":  # there a negative reference flux is left to the clipping (K12)
+        with np.errstate(invalid="ignore"):
+            reference &= table[f"{settings.refFluxName}_instFlux"] > 0.0
     fits: list[ApCorrFit] = []
     missing: dict[str, int] = {}
     for name in correctable_fluxes(table, flux_names):

@@ -155,7 +155,8 @@ class MeasurementContext:
     def psf_images(self) -> PsfDrawings:
         """PSF images at the true sub-pixel places of the stars."""
         try:
-            arrays, x0, y0 = self.psf.images(x=self.x, y=self.y, color=self.color)
+            with np.errstate(invalid="ignore"):  # stars without centroid
+                arrays, x0, y0 = self.psf.images(x=self.x, y=self.y, color=self.color)
             return PsfDrawings(arrays, x0, y0, _finite_images(arrays))
         except Exception as error:
             logger.debug("the PSF images are drawn one by one: %s", error)
@@ -166,7 +167,8 @@ class MeasurementContext:
         """Kernel images at the stars, centred on the middle pixel."""
         first = np.full(len(self), -(self.psf.size // 2), dtype=np.int64)
         try:
-            arrays = self.psf.kernel_images(x=self.x, y=self.y, color=self.color)
+            with np.errstate(invalid="ignore"):
+                arrays = self.psf.kernel_images(x=self.x, y=self.y, color=self.color)
             return PsfDrawings(arrays, first, first, _finite_images(arrays))
         except Exception as error:
             logger.debug("the PSF kernel images are drawn one by one: %s", error)

@@ -160,6 +160,23 @@ def test_field_that_reaches_zero_is_suspect():
     assert measurement.suspect == (FLUX,)
 
 
+# --------------------------------------------------------------------------------------------- K12
+
+
+@pytest.mark.parametrize("bad", [-50.0, 0.0, np.nan, np.inf])
+def test_an_impossible_reference_flux_is_not_used(bad):
+    """Half of a small sample: clipping alone would keep them, and the field would be nonsense."""
+    x, y = stars(np.random.default_rng(4), 10)
+    table = make_table(np.full(10, 1.1), x, y)
+    table["ref_instFlux"][:5] = bad
+    table, measured = measure(
+        table, settings=settings(fitConfig=SimpleNamespace(orderX=0, orderY=0, triangular=True))
+    )
+    assert table[f"apcorr_{FLUX}_used"].tolist() == [False] * 5 + [True] * 5
+    assert measured.fields[f"{FLUX}_instFlux"].evaluate(x=x, y=y) == pytest.approx(1.1)
+    assert measured.reference_stars == 5
+
+
 # --------------------------------------------------------------------------------------------- K22
 
 

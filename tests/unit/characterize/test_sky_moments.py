@@ -91,3 +91,24 @@ def test_right_ascension_zero_is_no_edge():
     wcs = TangentPlane(ra=0.0)
     table = add_sky_moments(make_table([499.9, 500.1], [400.0, 400.0]), wcs, 0.0)
     assert table["shape_Iuu"][0] == pytest.approx(table["shape_Iuu"][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("x", [500.0, 501.0, 505.0, 560.0])
+def test_the_pole_is_a_place_like_any_other(x):
+    """Right ascension turns by any angle from pixel to pixel there; size and flattening must not."""
+    table = add_sky_moments(make_table([x], [400.0]), TangentPlane(dec=np.pi / 2), 0.0)
+    uu, vv, uv = (float(table[f"shape_I{axes}"][0]) for axes in ("uu", "vv", "uv"))
+    pixel = (SCALE * 3600.0) ** 2
+    # Within an arcminute of the tangent point pixels are the same size to 1e-8; float32 columns.
+    assert uu + vv == pytest.approx(pixel * 7.0, rel=1e-6)
+    assert uu * vv - uv**2 == pytest.approx(pixel**2 * 11.75, rel=1e-6)
+
+
+def test_a_mirrored_projection():
+    """x to the east instead of to the west: the cross moment changes sign."""
+    wcs, mirrored = TangentPlane(angle=0.0), TangentPlane(angle=0.0)
+    mirrored.cd = wcs.cd * np.array([[-1.0], [1.0]])
+    table = make_table([500.0], [400.0])
+    one, other = (add_sky_moments(table, each, 0.0) for each in (wcs, mirrored))
+    assert other["shape_Iuv"][0] == pytest.approx(-one["shape_Iuv"][0], rel=1e-6)
+    assert other["shape_Iuu"][0] == pytest.approx(one["shape_Iuu"][0], rel=1e-6)
