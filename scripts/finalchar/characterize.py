@@ -33,6 +33,7 @@ from finalchar.formats.stamps import StampSet
 from finalchar.status import DetectorStatus, Status
 
 if TYPE_CHECKING:
+    from finalchar.formats.psf_errors import PredictedErrors
     from finalchar.psf.model import PsfFit
     from finalchar.stars.candidates import Candidates
     from finalchar.stars.visit_list import IsolatedSources
@@ -81,6 +82,12 @@ class DetectorResult:
     table: SourceTable | None = None
     stamps: StampSet | None = None
     fit: PsfFit | None = None
+
+    @property
+    def psf_errors(self) -> PredictedErrors | None:
+        """Predicted errors of the PSF, where the fit gives them."""
+        evidence = None if self.fit is None else self.fit.evidence
+        return None if evidence is None else evidence.errors
 
 
 @dataclass(frozen=True)
@@ -136,13 +143,15 @@ def read_detector(
         return inputs
     from finalchar.formats.lsst_exposure import read_exposure
     from finalchar.formats.lsst_sources import read_footprints, read_source_table
+    from finalchar.stars import identity
 
-    return replace(
-        inputs,
-        exposure=read_exposure(exposure),
-        sources=read_source_table(src),
-        footprints=read_footprints(src),
-    )
+    image = read_exposure(exposure)
+    identity.check_exposure(image, path=exposure, detector=detector, band=band)
+    sources = read_source_table(src)
+    identity.check_catalogue(sources, image, exposure_path=exposure, src_path=src)
+    if "id" in sources:
+        identity.check_isolated_ids(sources["id"], isolated, src_path=src)
+    return replace(inputs, exposure=image, sources=sources, footprints=read_footprints(src))
 
 
 def standard_star_bands(config: Any, band: str) -> list[str]:

@@ -1,8 +1,8 @@
 """Our products: the PSF catalogue and star table of a detector, those of a visit, and the stamps in them.
 
-A detector has two files.  The catalogue is an LSST exposure catalogue with one more table behind the archive,
-the stamps of its best and worst stars.  Every file is written under a temporary name and renamed, and the
-same content gives the same bytes.
+A detector has two files.  The catalogue is an LSST exposure catalogue with two more tables behind the
+archive: the predicted errors of its PSF, and the stamps of its best and worst stars.  Every file is written
+under a temporary name and renamed, and the same content gives the same bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from finalchar.formats.exposure_catalog import (
     write_exposure_catalog,
 )
 from finalchar.formats.fits_file import Card, FitsFile
+from finalchar.formats.psf_errors import PSF_ERRORS, PredictedErrors, errors_from_hdu, errors_hdu
 from finalchar.formats.sources import SourceTable
 from finalchar.formats.stamps import StampSet
 
 __all__ = [
     "DetectorOutput",
     "read_detector_record",
+    "read_psf_errors",
     "read_stamps",
     "read_star_table",
     "stamps_hdu",
@@ -58,6 +60,10 @@ class DetectorOutput(Protocol):
     def stamps(self) -> StampSet | None:
         """Stamps for looking at later."""
 
+    @property
+    def psf_errors(self) -> PredictedErrors | None:
+        """Predicted errors of the PSF."""
+
 
 def write_detector_products(result: DetectorOutput, psf_ap_corr: Path, table: Path) -> None:
     """Write catalogue and star table of a detector; nothing for a detector without rows.
@@ -71,7 +77,8 @@ def write_detector_products(result: DetectorOutput, psf_ap_corr: Path, table: Pa
     """
     if result.record is None or result.table is None:
         return
-    extra = [] if result.stamps is None else [stamps_hdu(result.stamps)]
+    extra = [] if result.psf_errors is None else [errors_hdu(result.psf_errors)]
+    extra += [] if result.stamps is None else [stamps_hdu(result.stamps)]
     write_exposure_catalog(psf_ap_corr, [result.record], comments=DETECTOR_COMMENTS, extra_hdus=extra)
     write_table(result.table, table)
 
@@ -143,6 +150,12 @@ def stamps_hdu(stamps: StampSet) -> bytes:
     cards = [Card("EXTNAME", STAMPS), Card("STAMPSIZ", size, "side of the stamps, pixels")]
     cards += [Card(f"TDIM{first + plane}", f"({size},{size})") for plane in range(len(_PLANES))]
     return table_hdu(AfwTable(tuple(fields), columns, metadata=tuple(cards)))
+
+
+def read_psf_errors(path: Path) -> PredictedErrors | None:
+    """Return the predicted errors of the PSF in a detector's catalogue, or None if it has none."""
+    unit = FitsFile(path).find(PSF_ERRORS)
+    return None if unit is None else errors_from_hdu(unit)
 
 
 def read_stamps(path: Path) -> StampSet | None:

@@ -5,11 +5,12 @@ model, after rejection and with the true number of terms; do their positions and
 them; is the drawn PSF finite, of unit sum and of a sensible size everywhere on the detector.  What is just
 above a limit is accepted, as the reference does, and marked as poorly determined.
 
-The predicted error of the PSF's size is an approximation.  The model at a place p is, to first order, a
-weighted sum of the stars, with weights h_i(p) that follow from the terms of the polynomial and from the
-weights of the stars in the fit; the size of a star of signal-to-noise ratio S has a relative error of 1 / S;
-so the relative error at p is sqrt(sum h_i(p)^2 / S_i^2).  It holds the noise, not what the polynomial cannot
-follow.
+The predicted errors of the PSF's size and ellipticity come from the normal equations of the fit
+(`finalchar.psf.uncertainty`).  Where the fit gives none, that of the size is an approximation: the model at a
+place p is, to first order, a weighted sum of the stars, with weights h_i(p) that follow from the terms of the
+polynomial and from the weights of the stars in the fit; the size of a star of signal-to-noise ratio S has a
+relative error of 1 / S; so the relative error at p is sqrt(sum h_i(p)^2 / S_i^2).  Both hold the noise, not
+what the polynomial cannot follow.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def check_psf(
     Returns
     -------
     dict
-        ``stars_per_term``, ``extrapolated_fraction``, ``predicted_size_error`` (worst place),
+        ``stars_per_term``, ``extrapolated_fraction``, ``predicted_size_error`` (relative) and, where the fit
+        gives them, ``predicted_e1_error``, ``predicted_e2_error``, each at its worst place;
         ``smallest_size``, ``largest_size``, ``average_size`` (determinant radius, pixels),
         ``poorly_determined`` (0 or 1) and ``poorly_determined_because``.
 
@@ -207,6 +209,10 @@ def _check_predicted_error(
             "the polynomial.",
             figures,
         ) from None
+    if evidence.errors is not None:
+        size, e1, e2 = evidence.errors.at(evidence.design_at(x=grid_x, y=grid_y)).T
+        errors = size / evidence.errors.size
+        figures |= {"predicted_e1_error": float(e1.max()), "predicted_e2_error": float(e2.max())}
     worst = float(errors.max())
     figures["predicted_size_error"] = worst
     sentence = f"the predicted error of the PSF's size reaches {100 * worst:.1f} per cent"

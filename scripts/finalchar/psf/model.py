@@ -15,6 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.formats.psf_errors import PredictedErrors
+
 __all__ = ["FitEvidence", "PsfFit", "PsfImage", "PsfModel"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -83,6 +85,8 @@ class FitEvidence:
         Over the model's own grid points: the smallest number of used stars that have a good pixel there.
     unconstrained_grid_points : int
         Grid points with fewer such stars than the model has terms.
+    errors : PredictedErrors or None
+        Predicted errors of size, e1 and e2 from the normal equations; None if the fit gives none.
     """
 
     x: FloatArray
@@ -94,6 +98,7 @@ class FitEvidence:
     converged: bool = True
     fewest_stars_on_grid_point: int | None = None
     unconstrained_grid_points: int = 0
+    errors: PredictedErrors | None = None
 
 
 @dataclass(frozen=True)

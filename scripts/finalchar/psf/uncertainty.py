@@ -13,11 +13,10 @@ errors of size, e1, e2 at any place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.formats.psf_errors import PredictedErrors
 from finalchar.psf.separable import (
     GridFit,
     GridSettings,
@@ -32,31 +31,6 @@ from finalchar.psf.separable import (
 __all__ = ["PredictedErrors", "moment_gradients", "predict_errors"]
 
 FloatArray = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PredictedErrors:
-    """What is kept of a fit to predict errors anywhere on the detector.
-
-    Attributes
-    ----------
-    covariance : ndarray, float64, shape (3, nb, nb)
-        For size (determinant radius, pixels), e1, e2 (distortion definition): the covariance of the
-        quantity's polynomial coefficients in Piff's terms.
-    """
-
-    covariance: FloatArray
-
-    def at(self, basis: npt.ArrayLike) -> FloatArray:
-        """Standard errors of size, e1, e2 where the polynomial basis has the values `basis` (m, nb).
-
-        Returns
-        -------
-        ndarray, float64, shape (m, 3)
-        """
-        basis = np.atleast_2d(np.asarray(basis, dtype=float))
-        variance = np.einsum("mb,kbc,mc->mk", basis, self.covariance, basis)
-        return np.asarray(np.sqrt(np.maximum(variance, 0.0)))
 
 
 def predict_errors(
@@ -83,19 +57,20 @@ def predict_errors(
     scaled, back = orthonormal_basis(used.basis, star_weight)
     inverse_rows, inverse_columns = (inverse_gram(gram) for gram in rendering.grams(star_weight))
     mean_grid = unit_sum(star_grids(fit.q, used.basis, settings.size)).mean(axis=0)
-    gradients = moment_gradients(mean_grid, used, settings)
+    gradients, size = moment_gradients(mean_grid, used, settings)
     noise = used.weight**2 * np.where(used.weight > 0, variance[use], 0.0)
-    covariance = []
+    roots = []
     for gradient in gradients:
         solved = inverse_rows @ gradient @ inverse_columns
         drawn = rendering.draw(np.broadcast_to(solved, (len(used), *solved.shape)))
         per_star = flux**2 * (drawn**2 * noise).sum(axis=(1, 2))
-        covariance.append(back @ ((scaled.T * per_star) @ scaled) @ back.T)
-    return PredictedErrors(np.array(covariance))
+        triangle = np.asarray(np.linalg.qr(np.sqrt(per_star)[:, None] * scaled, mode="r"))
+        roots.append(back @ triangle.T)
+    return PredictedErrors(np.array(roots), size)
 
 
-def moment_gradients(grid: FloatArray, stars: StarStamps, settings: GridSettings) -> FloatArray:
-    """Gradients of size, e1, e2 of the drawn PSF by the grid values, shape (3, M, M).
+def moment_gradients(grid: FloatArray, stars: StarStamps, settings: GridSettings) -> tuple[FloatArray, float]:
+    """Gradients of size, e1, e2 of the drawn PSF by the grid values, shape (3, M, M), and its size.
 
     Size and ellipticity are those of the adaptive (Gaussian-matched) moments Q of the kernel image:
     ``sum w_Q P (x_i x_j - Q_ij / 2) = 0``; its derivative follows from the implicit function theorem.
@@ -109,7 +84,8 @@ def moment_gradients(grid: FloatArray, stars: StarStamps, settings: GridSettings
     jacobian = _moment_jacobian(image, products, moments)
     by_image = -np.linalg.solve(jacobian, _moment_terms(products, moments).reshape(3, -1))
     by_image = _shape_jacobian(moments) @ by_image
-    return np.concatenate([rendering.collect(g.reshape(1, *image.shape)) for g in by_image])
+    gradients = np.concatenate([rendering.collect(g.reshape(1, *image.shape)) for g in by_image])
+    return gradients, float((moments[0] * moments[1] - moments[2] ** 2) ** 0.25)
 
 
 def _kernel_star(stars: StarStamps, settings: GridSettings) -> StarStamps:

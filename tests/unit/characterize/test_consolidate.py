@@ -21,6 +21,7 @@ from finalchar.formats import products
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import Box
 from finalchar.formats.exposure_catalog import ExposureRecord, read_exposure_catalog
+from finalchar.formats.psf_errors import PredictedErrors
 from finalchar.formats.psfs import FixedKernel, KernelPsf, PiffPsf
 from finalchar.formats.sources import ColumnInfo, SourceTable
 from finalchar.formats.stamps import StampSet
@@ -80,6 +81,7 @@ def write(folder, detector, *, psf=True, rows=3, kind=Status.OK, centre=None):
         ),
         table=star_table(detector, rows),
         stamps=None,
+        psf_errors=None,
     )
     paths = folder / f"psf_{detector}.fits", folder / f"src_{detector}.parquet"
     products.write_detector_products(result, *paths)
@@ -198,7 +200,10 @@ def test_comment_of_the_catalogue(visit, tmp_path, compatibility, comment):
 def test_stored_psf_is_copied_byte_for_byte(tmp_path):
     stored = b"\x80\x04N. bytes that no unpickler would accept"
     result = SimpleNamespace(
-        record=ExposureRecord(3, VISIT, psf=PiffPsf(stored)), table=star_table(3), stamps=None
+        record=ExposureRecord(3, VISIT, psf=PiffPsf(stored)),
+        table=star_table(3),
+        stamps=None,
+        psf_errors=None,
     )
     paths = tmp_path / "psf.fits", tmp_path / "src.parquet"
     products.write_detector_products(result, *paths)
@@ -317,7 +322,7 @@ def make_stamps(n=3, size=5):
     )
 
 
-def test_stamps_are_read_back_by_us_and_by_astropy(tmp_path):
+def test_extra_tables_are_read_back_by_us_and_stamps_by_astropy(tmp_path):
     from astropy.io import fits
 
     stamps = make_stamps()
@@ -325,9 +330,13 @@ def test_stamps_are_read_back_by_us_and_by_astropy(tmp_path):
         record=ExposureRecord(3, VISIT, psf=kernel_psf(1), ap_corr_map=ap_corr(1.0)),
         table=star_table(3),
         stamps=stamps,
+        psf_errors=PredictedErrors(np.arange(12.0).reshape(3, 2, 2), 1.5),
     )
     paths = tmp_path / "psf.fits", tmp_path / "src.parquet"
     products.write_detector_products(result, *paths)
+    errors = products.read_psf_errors(paths[0])
+    assert errors.size == 1.5
+    np.testing.assert_array_equal(errors.root, result.psf_errors.root)
     again = products.read_stamps(paths[0])
     for name in ("source_id", "reserved", "rank", "reduced_chi_squared", "flux", "x0", "y0"):
         np.testing.assert_array_equal(getattr(again, name), getattr(stamps, name), err_msg=name)

@@ -1,12 +1,26 @@
 """Predicted errors of the PSF against the scatter of repeated fits of the same stars."""
 
+from dataclasses import replace
+
 import galsim
 import numpy as np
 import pytest
+from simulated_stars import candidates, scattered, simulate
 
-from finalchar.psf.separable import GridSettings, Rendering, StarStamps, fit_grid, star_grids, unit_sum
+from finalchar.psf.acceptance import Settings as AcceptanceSettings
+from finalchar.psf.acceptance import check_psf
+from finalchar.psf.determiners import piff as determiner
+from finalchar.psf.separable import (
+    GridSettings,
+    Rendering,
+    StarStamps,
+    fit_grid,
+    orthonormal_basis,
+    star_grids,
+    unit_sum,
+)
 from finalchar.psf.shape import adaptive_moments
-from finalchar.psf.uncertainty import predict_errors
+from finalchar.psf.uncertainty import PredictedErrors, predict_errors
 
 SIZE, SCALE, SKY = 25, 0.2, 200.0
 TERMS = [(i, j) for i in range(3) for j in range(3) if i + j <= 2]
@@ -101,3 +115,40 @@ def test_errors_fall_with_more_signal(setting):
     quiet = predict_errors(stamps, variance / 4, settings, fit).at(at)
     # the error is linear in the noise: a quarter of the variance is half the error
     assert quiet == pytest.approx(predict_errors(stamps, variance, settings, fit).at(at) / 2, rel=1e-12)
+
+
+def test_errors_do_not_lose_digits_at_high_order_in_pixel_coordinates():
+    """Raw powers of 4000 pixels span 14 decades at order 4: the variance of the sum must not cancel."""
+    x, y = np.random.default_rng(8).uniform(0, 4000, (2, 60))
+    powers = [(i, j) for i in range(5) for j in range(5) if i + j <= 4]
+
+    def terms(u, v):
+        return np.stack([u**i * v**j for i, j in powers], axis=1)
+
+    weight = np.ones(len(x))
+    roots = []
+    for centre, scale in ((0.0, 1.0), (2000.0, 2000.0)):
+        scaled, back = orthonormal_basis(terms((x - centre) / scale, (y - centre) / scale), weight)
+        triangle = np.linalg.qr(scaled, mode="r")
+        roots.append(PredictedErrors(np.array([back @ triangle.T] * 3), 1.0))
+    at = np.array([0.0, 2000.0, 4000.0])
+    raw = roots[0].at(terms(at, at))
+    centred = roots[1].at(terms((at - 2000) / 2000, (at - 2000) / 2000))
+    # condition number of the raw powers, about 1e7, times double precision
+    assert raw == pytest.approx(centred, rel=1e-7)
+
+
+def test_errors_reach_acceptance_and_product():
+    places = scattered(40)
+    exposure = simulate(places)
+    fit = determiner.determine(candidates(exposure, places), exposure, determiner.Settings(), band="r")
+    figures = check_psf(fit, exposure, AcceptanceSettings())
+    assert fit.evidence.errors.root.shape == (3, 6, 6)
+    rough = replace(fit, evidence=replace(fit.evidence, errors=None))
+    approximation = check_psf(rough, exposure, AcceptanceSettings())
+    assert "predicted_e1_error" not in approximation
+    # without photon noise of the stars the approximation, 1/S for the size of a star, is right within 2
+    assert 0.5 < figures["predicted_size_error"] / approximation["predicted_size_error"] < 2
+    for name in ("predicted_e1_error", "predicted_e2_error"):
+        # for a round PSF the error of e1 and e2 is twice that of ln(size)
+        assert 1 < figures[name] / figures["predicted_size_error"] < 4

@@ -679,4 +679,5 @@ def _evidence(
         converged=outcome.converged or outcome.plan.single_pass,
         fewest_stars_on_grid_point=int(counts.min()),
         unconstrained_grid_points=int(np.sum(counts < design.shape[1])),
+        errors=outcome.errors,
     )
