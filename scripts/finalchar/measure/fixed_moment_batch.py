@@ -109,16 +109,17 @@ def _weighted_sums(images: CentredImages, inverse: FloatArray) -> FloatArray:
     w11, twice_w12, w22 = inverse[:, :, np.newaxis, np.newaxis]
     exponent = (dx * dy).astype(np.float64) * twice_w12
     exponent += (dx * dx).astype(np.float64) * w11 + (dy * dy).astype(np.float64) * w22
-    return _sums(images.pixels, exponent.astype(np.float32), MAX_EXPONENT)
+    single = exponent.astype(np.float32)
+    return _sums(images.pixels, single, single <= MAX_EXPONENT)
 
 
-def _sums(
-    pixels: SingleArray, exponent: SingleArray, maximum: np.float32, near: BoolArray | None = None
-) -> FloatArray:
-    star, row, column = np.nonzero(exponent <= maximum if near is None else near)
-    used = exponent[star, row, column].astype(np.float64)
-    terms = pixels[star, row, column] * np.exp(-0.5 * used).astype(np.float32)
-    return np.asarray(np.bincount(star, weights=terms, minlength=len(pixels)), dtype=np.float64)
+def _sums(pixels: SingleArray, exponent: SingleArray, used: BoolArray) -> FloatArray:
+    """Sum float32 products of pixels and weights; the exponential is taken in double."""
+    power = exponent.astype(np.float64)
+    power *= -0.5
+    terms = np.exp(power, out=power).astype(np.float32)
+    terms *= pixels
+    return np.asarray(np.where(used, terms, np.float32(0)).sum(axis=(1, 2), dtype=np.float64))
 
 
 def _sub_pixel_sums(images: CentredImages, inverse: FloatArray) -> FloatArray:
@@ -134,7 +135,7 @@ def _sub_pixel_sums(images: CentredImages, inverse: FloatArray) -> FloatArray:
             used = near & use_y[row][:, :, np.newaxis] & use_x[column][:, np.newaxis, :]
             exponent = (dx * dy).astype(np.float64) * twice_w12
             exponent += (dx * dx).astype(np.float64) * w11 + (dy * dy).astype(np.float64) * w22
-            total += _sums(images.pixels, exponent.astype(np.float32), MAX_EXPONENT_SUB_PIXEL, used)
+            total += _sums(images.pixels, exponent.astype(np.float32), used)
     return total
 
 

@@ -27,6 +27,7 @@ from finalchar.measure.gaussianization import (
 )
 from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
+from finalchar.measure.star_windows import required_half_width
 
 NAME = "ext_gaap_GaapFlux"
 ORDER = 2.0
@@ -217,15 +218,16 @@ class Plugin(MeasurementPlugin[Settings]):
     def _gaussianize(
         self, context: MeasurementContext, table: SourceTable, stars: _Stars, factor: float
     ) -> Iterator[_Gaussianized]:
-        """Yield Gaussianised images of stars whose kernels have one size (steps 3 and 4)."""
+        """Yield Gaussianised images of stars with kernels and windows of one size (steps 3 and 4)."""
         with np.errstate(invalid="ignore"):
             has_size = stars.psf_sigma > 0
         self._fail_gaussianization(table, stars.rows[~has_size], factor)
         target = factor * stars.psf_sigma
         sigma = kernel_sigmas(target=target, psf=stars.psf_sigma, settings=KERNEL)
         sizes = np.where(has_size, kernel_sizes(np.where(has_size, sigma, 1.0), KERNEL), 0)
-        for size in np.unique(sizes[has_size]):
-            places = np.flatnonzero(sizes == size)
+        windows = required_half_width(_reach(stars.boxes, stars.x, stars.y))
+        for size, window in np.unique(np.stack([sizes, windows])[:, has_size], axis=1).T:
+            places = np.flatnonzero((sizes == size) & (windows == window))
             try:
                 kernels = fit_kernels(
                     context.psf_kernels.arrays[stars.rows[places]],
@@ -391,11 +393,7 @@ def _centred(
 ) -> CentredImages:
     """Put images of different boxes into equal windows around the stars."""
     column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    reach = [
-        max(box.max_x - c, c - box.min_x, box.max_y - r, r - box.min_y)
-        for box, c, r in zip(boxes, column, row, strict=True)
-    ]
-    half = int(max(reach, default=0))
+    half = int(_reach(boxes, x, y).max(initial=0))
     offset = np.arange(-half, half + 1)
     pixels = np.zeros((len(boxes), 2 * half + 1, 2 * half + 1), dtype=np.float32)
     for place, (image, box) in enumerate(zip(images, boxes, strict=True)):
@@ -407,6 +405,15 @@ def _centred(
         dx=_offsets(column[:, np.newaxis] + offset - min_x[:, np.newaxis], x - min_x),
         dy=_offsets(row[:, np.newaxis] + offset - min_y[:, np.newaxis], y - min_y),
     )
+
+
+def _reach(boxes: list[Box], x: FloatArray, y: FloatArray) -> IntArray:
+    """Return how far the boxes reach from the pixels of their stars."""
+    reach = [
+        max(box.max_x - column, column - box.min_x, box.max_y - row, row - box.min_y)
+        for box, column, row in zip(boxes, np.floor(x + 0.5), np.floor(y + 0.5), strict=True)
+    ]
+    return np.array(reach, dtype=np.float64).astype(np.int64)
 
 
 def _offsets(index: IntArray, centre: FloatArray) -> npt.NDArray[np.float32]:
