@@ -17,7 +17,15 @@ import numpy.typing as npt
 from finalchar.config_base import Field as SettingsField
 from finalchar.config_base import Section
 
-__all__ = ["PIXEL_BLOCK", "FitState", "LeastSquaresProblem", "OptimizerSettings", "minimize", "sum_pixels"]
+__all__ = [
+    "PIXEL_BLOCK",
+    "FitState",
+    "LeastSquaresProblem",
+    "OptimizerSettings",
+    "eigenvectors",
+    "minimize",
+    "sum_pixels",
+]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -376,11 +384,23 @@ def solve_trust_region(
     step = np.full(gradient.shape, np.nan)
     finite = np.isfinite(hessian).all(axis=(1, 2)) & np.isfinite(gradient).all(axis=1)
     if finite.any():
-        values, vectors = np.linalg.eigh(hessian[finite])
+        values, vectors = eigenvectors(hessian[finite])
         rotated = (vectors * gradient[finite][:, :, np.newaxis]).sum(axis=1)
         subproblem = _Subproblem(values, vectors, rotated, radius[finite], tolerance)
         step[finite] = subproblem.solve(np.abs(gradient[finite]).max(axis=1))
     return step
+
+
+def eigenvectors(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return rising eigenvalues (k, d) and eigenvectors (k, d, d) of symmetric matrices; NaN if that fails."""
+    try:
+        values, vectors = np.linalg.eigh(matrices)
+    except np.linalg.LinAlgError:
+        if len(matrices) == 1:
+            return np.full(matrices.shape[:2], np.nan), np.full(matrices.shape, np.nan)
+        parts = [eigenvectors(matrices[row : row + 1]) for row in range(len(matrices))]
+        values, vectors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return values, vectors
 
 
 @dataclass(frozen=True)

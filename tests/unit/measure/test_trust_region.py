@@ -9,6 +9,7 @@ from finalchar.measure.trust_region import (
     FitState,
     LeastSquaresProblem,
     OptimizerSettings,
+    eigenvectors,
     minimize,
     solve_trust_region,
     sum_pixels,
@@ -134,3 +135,18 @@ def test_sums_do_not_change_with_padding():
         assert sum_pixels(padded).tobytes() == sum_pixels(short).tobytes()
         assert sum_pixels(padded).dtype == kind
         np.testing.assert_allclose(sum_pixels(values), values.astype(float).sum(axis=1), atol=1e-4)
+
+
+def test_eigenvectors_fail_one_by_one(monkeypatch):
+    true_solver = np.linalg.eigh
+
+    def solver(matrices):
+        if (matrices == 7.0).any():
+            raise np.linalg.LinAlgError("Eigenvalues did not converge")
+        return true_solver(matrices)
+
+    monkeypatch.setattr(np.linalg, "eigh", solver)
+    values, vectors = eigenvectors(np.stack([np.eye(2), np.full((2, 2), 7.0), 2.0 * np.eye(2)]))
+    assert np.isnan(values[1]).all()
+    assert np.isnan(vectors[1]).all()
+    np.testing.assert_array_equal(values[[0, 2]], [[1, 1], [2, 2]])

@@ -14,7 +14,14 @@ from finalchar.measure.cmodel.profiles import profile_of
 from finalchar.measure.cmodel.region import FitPixels
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.shapelets import ShapeletComponents
-from finalchar.measure.trust_region import ROOT_EPSILON, FitState, LeastSquaresProblem, minimize, sum_pixels
+from finalchar.measure.trust_region import (
+    ROOT_EPSILON,
+    FitState,
+    LeastSquaresProblem,
+    eigenvectors,
+    minimize,
+    sum_pixels,
+)
 
 __all__ = ["Combination", "FluxMeasure", "Galaxies", "StageResult", "combine", "fit_stage"]
 
@@ -283,7 +290,7 @@ def _solve_non_negative(hessian: FloatArray, gradient: FloatArray) -> tuple[Floa
     """Return the amplitudes (n, 2) that minimise g.A + A.H A / 2 with A >= 0, and where there are any."""
     amplitudes = np.full(gradient.shape, np.nan)
     finite = np.all(np.isfinite(hessian), axis=(1, 2)) & np.all(np.isfinite(gradient), axis=1)
-    values, vectors = np.linalg.eigh(hessian[finite])
+    values, vectors = eigenvectors(hessian[finite])
     rotated = (vectors * gradient[finite][:, :, np.newaxis]).sum(axis=1)
     regular = values >= SINGULAR * values[:, 1:]
     inverse = np.where(regular, 1.0 / values, 0.0)

@@ -49,6 +49,8 @@ MOMENTS_RADIUS = 0.95473
 """Moments radius of the exponential profile in half-light radii."""
 FALLBACK_VARIANCE = 0.01
 """Variance of the start where the prior is zero at the guess, arcsec^2."""
+PIXELS_PER_GROUP = 1 << 18
+"""Stars are fitted together as long as their footprints have no more pixels: some 30 MB."""
 ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 _INNER = "flux within the fit region, with no extrapolation"
 _NO_FLUX = "no flux was measured on the image; this means the error will be non-finite."
@@ -84,21 +86,18 @@ class Plugin(MeasurementPlugin[CModelSettings]):
             usable = psf_moments.valid & (psf_moments.determinant > 0)
         self.column(table, "flag_noShapeletPsf")[stars[~usable[stars]]] = True
         stars = stars[usable[stars]]
-        if not len(stars):
-            return
-        stars = stars[
-            np.argsort(-_footprint_areas(context)[stars], kind="stable")
-        ]  # of similar size together
-        inputs = _Inputs(
-            stars=stars,
-            psf=psf[stars],
-            psf_moments=psf_moments[stars],
-            psf_x=psf_x[stars],
-            psf_y=psf_y[stars],
-            moments=self._moments(context, table, psf_moments)[stars],
-            frame=FitFrame(local_jacobian(context.exposure.wcs, context.x[stars], context.y[stars])),
-        )
-        self._fit(context, table, inputs)
+        moments = self._moments(context, table, psf_moments)
+        for group in _groups_of_similar_size(stars, _footprint_areas(context)[stars]):
+            inputs = _Inputs(
+                stars=group,
+                psf=psf[group],
+                psf_moments=psf_moments[group],
+                psf_x=psf_x[group],
+                psf_y=psf_y[group],
+                moments=moments[group],
+                frame=FitFrame(local_jacobian(context.exposure.wcs, context.x[group], context.y[group])),
+            )
+            self._fit(context, table, inputs)
 
     def _moments(self, context: MeasurementContext, table: SourceTable, psf: Quadrupoles) -> Quadrupoles:
         """Return the moments of the shape slot, or those of a wider PSF where they failed."""
@@ -343,6 +342,17 @@ def _footprint_areas(context: MeasurementContext) -> IntArray:
     """Return the pixels of the stars' footprints; 0 without one."""
     areas = np.append(context.footprint_boxes.area, 0)
     return np.asarray(areas[context.footprint_index])  # index -1, no footprint, takes the last element
+
+
+def _groups_of_similar_size(stars: IntArray, areas: IntArray) -> list[IntArray]:
+    """Return the stars in groups of moderate size, largest footprints first, at least one star in each."""
+    order = np.argsort(-areas, kind="stable")
+    groups = []
+    while len(order):
+        number = max(1, PIXELS_PER_GROUP // max(int(areas[order[0]]), 1))
+        groups.append(stars[order[:number]])
+        order = order[number:]
+    return groups
 
 
 def _flux_units(

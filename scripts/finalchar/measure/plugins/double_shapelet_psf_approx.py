@@ -14,7 +14,13 @@ from finalchar.measure.context import MeasurementContext
 from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.shapelets import UNIT_FLUX, basis_functions, shapelet_orders
-from finalchar.measure.trust_region import FitState, LeastSquaresProblem, OptimizerSettings, minimize
+from finalchar.measure.trust_region import (
+    FitState,
+    LeastSquaresProblem,
+    OptimizerSettings,
+    eigenvectors,
+    minimize,
+)
 
 NAME = "modelfit_DoubleShapeletPsfApprox"
 ORDER = 1.0
@@ -316,7 +322,7 @@ def _solve_normal_equations(basis: FloatArray, data: FloatArray) -> FloatArray:
     right = (basis * data[:, np.newaxis, :]).sum(axis=2)
     if not basis.shape[1]:
         return np.zeros((len(data), 0))
-    values, vectors = np.linalg.eigh(matrix)
+    values, vectors = eigenvectors(matrix)
     kept = values > RELATIVE_EPSILON * values[:, -1:]
     inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
     rotated = (vectors * right[:, :, np.newaxis]).sum(axis=1)
