@@ -127,6 +127,8 @@ class Exposure:
         The astrometry.
     band, physical_filter : str or None
         Filter names as the exposure states them.
+    detector : int or None
+        Number of the detector as the exposure states it.
     calibration : BoundedField or None
         nJy per count.
     gain : float or None
@@ -156,6 +158,7 @@ class Exposure:
     initial_ap_corr: Mapping[str, BoundedField] | None = None
     valid_polygon: FloatArray | None = None
     """Vertices of the valid region, shape (n, 2), parent pixels; None: all of the box."""
+    detector: int | None = None
 
     def mask_bits(self, names: list[str] | tuple[str, ...]) -> np.int32:
         """Return the combined bit mask of the named planes.

@@ -68,7 +68,7 @@ def read_exposure(path: str | os.PathLike[str]) -> Exposure:
         raise InputError(f"{path} has the exposure layout {version}; layouts up to 2 are supported")
     planes = _read_planes(file)
     image, mask, variance = planes["IMAGE"], planes["MASK"], planes["VARIANCE"]
-    _check_pixels(path, image, variance)
+    _check_pixels(path, image, variance, _plane_type(file, 3))
     box = _box(file.hdu(1).header, image.shape)
     components = _read_components(file, header)
     detector = components.get("DETECTOR")
@@ -91,6 +91,7 @@ def read_exposure(path: str | os.PathLike[str]) -> Exposure:
         initial_psf=components.get("PSF"),
         initial_ap_corr=components.get("AP_CORR_MAP"),
         valid_polygon=components.get("VALID_POLYGON"),
+        detector=detector.number if detector else None,
     )
 
 
@@ -155,11 +156,16 @@ def read_image(unit: Hdu) -> npt.NDArray[Any]:
     return values
 
 
-def _check_pixels(path: object, image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32]) -> None:
+def _check_pixels(
+    path: object, image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], third: str
+) -> None:
+    """Refuse an image without usable pixels; `third` is the plane that HDU 3 holds."""
     if image.size == 0:
         raise InputError(f"{path} has an image without pixels")
     if not np.isfinite(image).any():
         raise InputError(f"{path}: no pixel of the image is finite")
+    if third != "VARIANCE":
+        raise InputError(f"HDU 3 of {path} is {third or 'not an image'}, VARIANCE is needed there")
     if not (variance > 0.0).any():
         raise InputError(f"{path}: the variance is not positive anywhere")
 
