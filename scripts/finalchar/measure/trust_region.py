@@ -392,7 +392,7 @@ def solve_trust_region(
 
 
 def eigenvectors(matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return rising eigenvalues (k, d) and eigenvectors (k, d, d) of symmetric matrices; NaN if that fails."""
+    """Return rising eigenvalues (k, d) and eigenvectors (k, d, d) of symmetric matrices, or NaN."""
     try:
         values, vectors = np.linalg.eigh(matrices)
     except np.linalg.LinAlgError:
