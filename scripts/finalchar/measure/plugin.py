@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finalchar.measure.context import MeasurementContext
 
 __all__ = [
+    "BatchPlugin",
     "Field",
     "InvalidPsfError",
     "MeasurementPlugin",
@@ -158,4 +159,28 @@ class PerStarPlugin(MeasurementPlugin[S]):
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Measure row `star` of the table."""
+        raise NotImplementedError
+
+
+class BatchPlugin(MeasurementPlugin[S]):
+    """A plugin that measures many stars at once."""
+
+    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
+        """Measure all stars together; after an unexpected error one by one, so that it costs one star."""
+        stars = np.arange(len(table))
+        try:
+            self.measure_batch(context, table, stars)
+            return
+        except (MemoryError, FinalcharError):
+            raise
+        except Exception as error:
+            logger.warning("%s measures star by star, because all together failed: %s", self.name, error)
+        for star in stars:
+            with self.failures(table, star):
+                self.measure_batch(context, table, stars[star : star + 1])
+
+    def measure_batch(
+        self, context: MeasurementContext, table: SourceTable, stars: npt.NDArray[np.int64]
+    ) -> None:
+        """Measure the given rows of the table; what failed for one star is flagged, not raised."""
         raise NotImplementedError

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from finalchar.errors import ConfigError, MeasurementError
 from finalchar.measure import plugins
 from finalchar.measure.noise_replacement import PlainImage
 from finalchar.measure.schema import correctable_fluxes
@@ -397,6 +398,66 @@ def _context(scene, table, slots):
         slots=slots,
         compatibility="lsst",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "function"),
+    [
+        (KRON, "kron_flux", "kron_radii"),
+        (CONVOLVED, "convolved_flux", "smooth_windows"),
+        (GAAP, "gaap_flux", "convolve_with_kernel"),
+    ],
+)
+def test_an_unexpected_error_costs_one_star(scene_of, settings, monkeypatch, caplog, name, module, function):
+    """An error of a batch: the stars are measured one by one, and only the faulty one is flagged."""
+    from importlib import import_module
+
+    scene = scene_of(x=[60.2, 150.4, 100.3], y=[70.3, 80.1, 130.2], flux=[5e4, 1e5, 7e4])
+    wanted = measure(scene, settings)
+    place = import_module(f"finalchar.measure.plugins.{module}")
+    original = getattr(place, function)
+
+    def broken(first, *rest, **options):
+        image = getattr(first, "image", first)
+        if np.max(image) > 4000:  # the second star, of 4800 at its peak
+            raise ZeroDivisionError("of one star")
+        return original(first, *rest, **options)
+
+    monkeypatch.setattr(place, function, broken)
+    table = measure(scene, settings)
+    assert "measures star by star" in caplog.text
+    assert table[f"{name}_flag"].tolist() == [False, True, False]
+    for column, values in wanted.columns.items():
+        if column.startswith(name) and values.dtype.kind == "f":
+            np.testing.assert_allclose(table[column][[0, 2]], values[[0, 2]], rtol=1e-7, err_msg=column)
+
+
+def test_an_exposure_without_astrometry_is_told(scene_of, settings):
+    with pytest.raises(MeasurementError, match="ext_gaap_GaapFlux needs the astrometry of the exposure"):
+        scene_of(x=[100.2], y=[90.3], flux=[5e4]).measure("lsst", settings)
+
+
+def test_the_convolved_fluxes_need_the_kron_radius(scene_of, settings_of):
+    settings = settings_of(names=[*SHAPES, CONVOLVED])
+    with pytest.raises(ConfigError, match="add ext_photometryKron_KronFlux to"):
+        measure(scene_of(x=[100.2], y=[90.3], flux=[5e4]), settings)
+
+
+def test_reference_flux_for_a_catalogue_without_one(scene_of, settings_of):
+    """The aperture slots filled by our own measurements."""
+    scene = scene_of(x=[100.3, 60.4], y=[90.1, 120.2], flux=[1e5, 2e5], sky_sigma=1e-3)
+    settings = settings_of(names=[*SHAPES, "base_PsfFlux", "base_GaussianFlux", CIRCULAR, TOPHAT])
+    settings.slots.apFlux, settings.slots.calibFlux = f"{CIRCULAR}_12_0", f"{TOPHAT}_12"
+    catalogue = scene.catalogue()
+    for name in [name for name in catalogue if "Aperture" in name or "Tophat" in name]:
+        del catalogue.columns[name]
+    catalogue.aliases = {"slot_Centroid": "base_SdssCentroid"}
+    scene.catalogue = lambda: catalogue
+    for compatibility in ("lsst", "fixed"):
+        table = scene.measure(compatibility, settings)
+        np.testing.assert_allclose(table["slot_CalibFlux_instFlux"], scene.flux, rtol=1e-5)
+        np.testing.assert_allclose(table["slot_ApFlux_instFlux"], scene.flux, rtol=1e-5)
+        assert not table["slot_CalibFlux_flag"].any()
 
 
 def test_fluxes_that_want_a_correction(settings):

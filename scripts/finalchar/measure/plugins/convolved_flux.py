@@ -24,7 +24,7 @@ from finalchar.measure.circular_apertures import (
 )
 from finalchar.measure.context import MeasurementContext, clip_box
 from finalchar.measure.gaussian_smoothing import smooth_windows
-from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
+from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.star_windows import StarWindows, cut_windows, nearest_pixel, required_half_width
 
@@ -85,7 +85,7 @@ class _Stars:
     max_radius: IntArray
 
 
-class Plugin(MeasurementPlugin[Settings]):
+class Plugin(BatchPlugin[Settings]):
     """Measure fluxes on images whose seeing is made equal; masked pixels take part [M-Q30]."""
 
     def fields(self) -> list[Field]:
@@ -127,20 +127,20 @@ class Plugin(MeasurementPlugin[Settings]):
         names = [NAME, *(f"{NAME}_{number}" for number in range(len(self.settings.seeing)))]
         return {f"{name}_flag_badCentroid": f"{centroid}_flag" for name in names}
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars."""
+    def measure_batch(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> None:
+        """Measure stars at one seeing after the other."""
         self.flag_bad_centroids(context, table)
-        stars = self._gather(context, table)
+        gathered = self._gather(context, table, stars)
         for number, seeing in enumerate(self.settings.seeing):
-            self._measure_seeing(context, table, stars, number, seeing / FWHM_PER_SIGMA)
+            self._measure_seeing(context, table, gathered, number, seeing / FWHM_PER_SIGMA)
 
-    def _gather(self, context: MeasurementContext, table: SourceTable) -> _Stars:
+    def _gather(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> _Stars:
         psf = Quadrupoles(context.psf_shapes.xx, context.psf_shapes.yy, context.psf_shapes.xy)
-        valid_psf = context.psf_kernels.valid
-        table["base_InvalidPsf_flag"][~valid_psf] = True
-        known = valid_psf & np.isfinite(context.x) & np.isfinite(context.y)
-        self.column(table, "flag")[~known] = True
-        rows = np.flatnonzero(known)
+        valid_psf = context.psf_kernels.valid[stars]
+        table["base_InvalidPsf_flag"][stars[~valid_psf]] = True
+        known = valid_psf & np.isfinite(context.x[stars]) & np.isfinite(context.y[stars])
+        self.column(table, "flag")[stars[~known]] = True
+        rows = stars[known]
         seeing = psf.determinant_radius[rows]
         self.column(table, "seeing")[rows] = seeing
         x, y = context.x[rows], context.y[rows]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.errors import MeasurementError
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
@@ -25,7 +26,7 @@ from finalchar.measure.gaussianization import (
     kernel_sigmas,
     kernel_sizes,
 )
-from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
+from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.star_windows import required_half_width
 
@@ -94,7 +95,7 @@ class _Weights:
     too_small: BoolArray
 
 
-class Plugin(MeasurementPlugin[Settings]):
+class Plugin(BatchPlugin[Settings]):
     """Measure all variants for all stars; masked pixels take part [M-Q30]."""
 
     def fields(self) -> list[Field]:
@@ -144,13 +145,13 @@ class Plugin(MeasurementPlugin[Settings]):
         names += [f"{own}_{OPTIMAL}"] if self.settings.doOptimalPhotometry else []
         return names + [f"{own}_{_sigma_name(sigma)}" for sigma in self.settings.sigmas]
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars."""
+    def measure_batch(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> None:
+        """Measure all variants of stars."""
         optimal = self._optimal_shapes(context, table)
-        stars = self._gather(context, table, optimal)
+        gathered = self._gather(context, table, stars, optimal)
         for factor in self.settings.scalingFactors:
-            for gaussianized in self._gaussianize(context, table, stars, factor):
-                self._measure_variants(table, stars, gaussianized, factor)
+            for gaussianized in self._gaussianize(context, table, gathered, factor):
+                self._measure_variants(table, gathered, gaussianized, factor)
 
     def _optimal_shapes(self, context: MeasurementContext, table: SourceTable) -> Quadrupoles:
         """Store and return shape plus PSF shape."""
@@ -165,13 +166,13 @@ class Plugin(MeasurementPlugin[Settings]):
                 self.column(table, f"OptimalShape_{axis}")[:] = values
         return shape
 
-    def _gather(self, context: MeasurementContext, table: SourceTable, optimal: Quadrupoles) -> _Stars:
+    def _gather(
+        self, context: MeasurementContext, table: SourceTable, stars: IntArray, optimal: Quadrupoles
+    ) -> _Stars:
         """Sort out who can be measured (step 2), and gather what all variants need of them."""
-        boxes = {
-            star: box for star in range(len(context)) if (box := context.footprint_box(star)) is not None
-        }
+        boxes = {star: box for star in stars.tolist() if (box := context.footprint_box(star)) is not None}
         rows = []
-        for star in range(len(context)):
+        for star in stars.tolist():
             if star not in boxes:
                 self._flag_variants(table, star)
                 self.column(table, "flag_no_pixel")[star] = self.column(table, "flag")[star] = True
@@ -366,6 +367,11 @@ def _round_apertures(
 
 def _sky_metric(context: MeasurementContext, x: FloatArray, y: FloatArray) -> FloatArray:
     """Return the metric of the tangent plane at the stars from one-pixel steps of the astrometry."""
+    if context.exposure.wcs is None:  # an input without astrometry
+        raise MeasurementError(
+            f"{NAME} needs the astrometry of the exposure, which has none;"
+            " take the plugin out of measurement.plugins.names or give the exposure a WCS"
+        )
     points_x, points_y = np.concatenate([x, x + 1.0, x]), np.concatenate([y, y, y + 1.0])
     ra, dec = context.exposure.wcs.pixel_to_sky(x=points_x, y=points_y)
     unit = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)

@@ -13,7 +13,7 @@ from finalchar.formats.sources import SourceTable
 from finalchar.measure.apertures import aperture_reach, measure_apertures, prepare_apertures
 from finalchar.measure.context import MeasurementContext
 from finalchar.measure.kron_radius import kron_radii, region_boxes
-from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
+from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.star_windows import cut_windows, nearest_pixel, required_half_width
 
@@ -83,7 +83,7 @@ class _State:
     """Still on the way."""
 
 
-class Plugin(MeasurementPlugin[Settings]):
+class Plugin(BatchPlugin[Settings]):
     """Measure Kron radius and flux of all stars, with the PSF's radius as the least."""
 
     def fields(self) -> list[Field]:
@@ -105,9 +105,9 @@ class Plugin(MeasurementPlugin[Settings]):
         """Return the alias of the centroid's flag."""
         return {f"{NAME}_flag_badInitialCentroid": f"{centroid}_flag"}
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars; being a centroider to the reference, a flagged centroid sets no flag."""
-        state = self._start(context, table)
+    def measure_batch(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> None:
+        """Measure stars; being a centroider to the reference, a flagged centroid sets no flag."""
+        state = self._start(context, table, stars)
         self._measure_radii(context, table, state)
         self._enforce_minimum(table, state)
         self._measure_fluxes(context, table, state)
@@ -116,13 +116,15 @@ class Plugin(MeasurementPlugin[Settings]):
         for suffix in suffixes.split():
             self.column(table, suffix)[stars] = True
 
-    def _start(self, context: MeasurementContext, table: SourceTable) -> _State:
+    def _start(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> _State:
         """Gather centroids, shapes and the PSF's radius (steps 1 and 2)."""
         x, y = _centroids(context)
+        wanted = np.zeros(len(x), dtype=bool)
+        wanted[stars] = True
         valid_psf = context.psf_kernels.valid
-        table["base_InvalidPsf_flag"][~valid_psf] = True
-        measured = valid_psf & np.isfinite(x) & np.isfinite(y)
-        self._mark(table, "flag", ~measured)
+        table["base_InvalidPsf_flag"][wanted & ~valid_psf] = True
+        measured = wanted & valid_psf & np.isfinite(x) & np.isfinite(y)
+        self._mark(table, "flag", wanted & ~measured)
         psf = Quadrupoles(context.psf_shapes.xx, context.psf_shapes.yy, context.psf_shapes.xy)
         psf_radius = PSF_RADIUS_FACTOR * psf.determinant_radius
         slot = context.slots.shape
