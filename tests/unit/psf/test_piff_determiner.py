@@ -277,11 +277,37 @@ def test_colour_is_a_variable_and_missing_colours_are_the_mean(places):
     assert sizes[0] < sizes[2] < sizes[1]
 
 
+@pytest.mark.parametrize("known", [0, 1, 24])
+def test_colours_that_determine_no_term(exposure, places, known, caplog):
+    """S-Q9, K14: no star with a colour, one, or all with the same; the PSF is that without colour term."""
+    color = np.full(len(places), np.nan, np.float32)
+    color[:known] = 1.2
+    chosen = candidates(exposure, places, color=color)
+    fit = determiner.determine(chosen, exposure, settings(useColor=True, color={"r": "g-i"}), band="r")
+    assert (fit.figures["terms"], fit.figures["color_order"]) == (3, 0)
+    assert "order 0 in colour, not 1" in caplog.text
+    plain = determine(exposure, places)
+    for value in (np.nan, 2.5):
+        np.testing.assert_allclose(
+            fit.model.kernel_image(x=100, y=300, color=value).array,
+            plain.model.kernel_image(x=100, y=300).array,
+            atol=1e-9,  # the same equations but for one column of ones
+        )
+
+
+def test_two_colours_make_a_line_and_no_parabola(exposure, places):
+    color = np.where(np.arange(len(places)) % 2, 0.5, 1.5).astype(np.float32)
+    chosen = candidates(exposure, places, color=color)
+    more = settings(useColor=True, color={"r": "g-i"}, colorOrder=2)
+    fit = determiner.determine(chosen, exposure, more, band="r")
+    assert fit.figures["color_order"] == 1
+
+
 def test_without_any_colour(exposure, places):
     """S-Q9: the reference ends the detector; here the mean colour is 0 and its kind the configured one."""
     color = np.full(len(places), np.nan, np.float32)
     chosen = candidates(exposure, places, color=color, color_type="")
-    more = settings(useColor=True, color={"r": "g-i"}, colorOrder=0)
+    more = settings(useColor=True, color={"r": "g-i"})
     fit = determiner.determine(chosen, exposure, more, band="r")
     assert fit.model.average_color == 0.0
     _, _, again = loads_piff(fit.serialized)

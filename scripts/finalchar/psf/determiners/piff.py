@@ -45,6 +45,8 @@ IntArray = npt.NDArray[np.int64]
 INTERPOLANT = re.compile(
     r"(galsim\.)?Lanczos\(\d+\)|galsim\.(Cubic|Delta|Linear|Nearest|Quintic|SincInterpolant)(\(\))?"
 )
+COLOR_DECIMALS = 3
+"""Colours that agree to so many decimals, magnitudes, are the same."""
 PIFF_LEVELS = (logging.CRITICAL, logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -112,6 +114,13 @@ class Settings(Section):
     def _odd(cls, value: int | None) -> int | None:
         if value is not None and value % 2 == 0:
             raise ValueError(f"the stamp size must be odd, not {value}")
+        return value
+
+    @field_validator("piffPsfConfigYaml")
+    @classmethod
+    def _complete_configuration(cls, value: str | None) -> str | None:
+        if value is not None:
+            _config_from_yaml(value)
         return value
 
     @field_validator("interpolant")
@@ -321,7 +330,8 @@ def _plan(
     if settings.piffPsfConfigYaml is not None:
         config = _config_from_yaml(settings.piffPsfConfigYaml)
     else:
-        config = _config(settings, _model_scale(settings, frame, stars, compatibility), frame, band)
+        scale = _model_scale(settings, frame, stars, compatibility)
+        config = _config(settings, scale, frame, band, _color_order(settings, stars, compatibility))
     orders = _orders(config["interp"])
     if orders is None:
         return _Plan(config, None, 0)
@@ -331,12 +341,33 @@ def _plan(
     return _Plan(config, orders, minimum)
 
 
-def _config(settings: Settings, scale: float, frame: PiffFrame, band: str | None) -> dict[str, Any]:
+def _color_order(settings: Settings, stars: list[Any], compatibility: str) -> int:
+    """Order in colour that the stars' colours can determine; lower than asked for with a warning only.
+
+    Without it a detector whose stars have no colour, or all the same, would have no PSF (S-Q9, K14).
+    """
+    if compatibility == "lsst" or not settings.useColor:
+        return settings.colorOrder
+    different = len(np.unique(np.round([star["colorValue"] for star in stars], COLOR_DECIMALS)))
+    order = min(settings.colorOrder, max(different - 1, 0))
+    if order < settings.colorOrder:
+        log.warning(
+            "The stars have %d different colours; the PSF is of order %d in colour, not %d.",
+            different,
+            order,
+            settings.colorOrder,
+        )
+    return order
+
+
+def _config(
+    settings: Settings, scale: float, frame: PiffFrame, band: str | None, color_order: int
+) -> dict[str, Any]:
     order = settings.spatialOrderPerBand.get(band or "", settings.spatialOrder)
     keys, orders = list(frame.keys), [order, order]
     if settings.useColor:
         keys.append(COLOR_KEY)
-        orders.append(settings.colorOrder)
+        orders.append(color_order)
     return {
         "type": "Simple",
         "model": {
@@ -374,7 +405,8 @@ def _config_from_yaml(text: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"psf_determiner.piff.piffPsfConfigYaml is not YAML: {error}") from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"psf_determiner.piff.piffPsfConfigYaml is not YAML: {problem}.") from error
     if not isinstance(config, dict) or not {"model", "interp"} <= config.keys():
         raise ConfigError("psf_determiner.piff.piffPsfConfigYaml needs the sections 'model' and 'interp'.")
     return config
@@ -644,6 +676,7 @@ def _figures(outcome: _Outcome, stamps: StarStamps, usable: UsableStars) -> dict
         "minimum_stars": outcome.plan.minimum_stars,
         "terms": _count_terms(outcome.plan.config["interp"], orders) if orders else 0,
         "spatial_order": orders[0] if orders else -1,
+        "color_order": orders[2] if orders and COLOR_KEY in psf.interp_property_names else -1,
         "singular": int(outcome.singular),
         "solver": outcome.solver,
         "average_x": float(np.mean(stamps.x[usable.rows[outcome.used]])),
