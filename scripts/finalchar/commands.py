@@ -43,6 +43,11 @@ class SnakemakeRun:
             raise ConfigError("more than one --configfile: write one complete file")
         path = Path(configfiles[0]) if configfiles else find_config(base)
         self.configured = Configured.read(path, typed_overrides(overrides))
+        if set("{}") & set(self.layout.output):
+            raise ConfigError(
+                f"output: the folder {self.layout.output} has a brace in its name, which Snakemake takes for "
+                "a wildcard: choose another name"
+            )
         self._lock: IO[str] | None = None
         self._warned = False
 
@@ -55,11 +60,6 @@ class SnakemakeRun:
     def folder(self) -> str:
         """The run folder of the jobs."""
         return self.configured.run_folder
-
-    @staticmethod
-    def escaped(path: str) -> str:
-        """Return a path for a Snakemake pattern."""
-        return path.replace("{", "{{").replace("}", "}}")
 
     @functools.cached_property
     def plan(self) -> Plan:

@@ -213,6 +213,11 @@ def test_output_folder_cannot_be_written(fresh: Trial) -> None:
     assert fresh.output.read_text() == "a file, not a folder"
 
 
+def test_brace_in_the_output_folder(fresh: Trial) -> None:
+    fresh.configure(f"output: {fresh.output}", f"output: '{fresh.output} {{visit}}'")
+    refused(fresh, "has a brace in its name")
+
+
 def test_two_runs_on_one_output(fresh: Trial) -> None:
     import fcntl
 
@@ -229,18 +234,18 @@ def test_two_runs_on_one_output(fresh: Trial) -> None:
 
 
 def test_odd_folder_names_and_another_working_directory(fresh: Trial) -> None:
-    """Spaces, # and braces in all paths; the configuration beside the data, not in the clone."""
-    place = fresh.root / "my # survey {new}"
+    """Spaces and # in all paths, braces in those of the survey; the configuration beside the data."""
+    place = fresh.root / "my # survey"
     place.mkdir()
-    shutil.move(fresh.survey, place / "in put")
+    shutil.move(fresh.survey, place / "in put {new}")
     config = (fresh.clone / "config.yaml").read_text()
-    config = config.replace(str(fresh.survey), "'in put'").replace(str(fresh.output), "'out # {put}'")
+    config = config.replace(str(fresh.survey), "'in put {new}'").replace(str(fresh.output), "'out # put'")
     (place / "config.yaml").write_text(config)
     os.unlink(fresh.clone / "config.yaml")
     arguments = ["--config", str(place / "config.yaml"), "--cores", "2", "--workflow-profile", "none"]
     done = fresh.finalchar("run", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (place / "out # {put}" / "survey_summary.parquet").exists()
+    assert (place / "out # put" / "survey_summary.parquet").exists()
     done = fresh.finalchar("run", *arguments)
     assert "nothing to do" in done.stdout
 

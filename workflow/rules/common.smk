@@ -39,8 +39,8 @@ try:
 except FinalcharError as error:
     sys.exit(f"error: {error}")
 
-STATE = RUN.escaped(RUN.layout.state)
-LOGS = RUN.escaped(f"{RUN.layout.output}/logs")
+STATE = RUN.layout.state
+LOGS = f"{RUN.layout.output}/logs"
 
 
 wildcard_constraints:
