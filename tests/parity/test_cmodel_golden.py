@@ -120,12 +120,13 @@ def _all(reference, configuration):
     )
 
 
-# Stars that may deviate by more: with other PSFs other stars fall into other minima (up to 1.6 error bars;
+# Stars that may deviate by more: with other PSFs other stars fall into other minima (up to 2.3 error bars;
 # S/N 600, whose initial fit stops at another place).
-OUTLIERS = {"default": 0.0, "sky_oversampled": 0.01}
+OUTLIERS = {"default": 0.0, "sky_oversampled": 0.01, "pca": 0.01}
 
 CASES = [(reference, "default") for reference in REFERENCES]
-CASES += [(reference, "sky_oversampled") for reference in REFERENCES[-1:]]
+# 59 pixels of PSF; PSFs of which one in six cannot be approximated by shapelets
+CASES += [(REFERENCES[-1], name) for name in ("sky_oversampled", "pca") if (REFERENCES[-1] / name).is_dir()]
 every_case = pytest.mark.parametrize(
     ("reference", "configuration"), CASES, ids=lambda value: getattr(value, "name", value)
 )
@@ -189,6 +190,6 @@ def test_numbers_of_iterations(reference, configuration):
     ours, theirs = _all(reference, configuration)
     for stage in ("initial", "exp", "dev"):
         a, b = ours[f"{NAME}_{stage}_nIter"], theirs[f"{NAME}_{stage}_nIter"]
-        assert (a > 0).all()
+        assert np.array_equal(a > 0, b > 0)
         # they differ star by star; another optimiser would differ in the mean (scatter 4 to 12, 100 stars)
         assert a.mean() == pytest.approx(b.mean(), rel=0.15)

@@ -229,6 +229,12 @@ def test_psf_without_shapelets(scene_of, settings_of):
     assert table[f"{NAME}_flag_noShapeletPsf"].all()
     assert table[f"{NAME}_flag"].all()
     assert np.isnan(table[f"{NAME}_initial_instFlux"]).all()
+    assert np.isnan(table[f"{NAME}_region_initial_ellipse_xx"]).all()
+    calibrated = replace(scene, exposure=replace(scene.exposure, calibration=object()))
+    table = calibrated.measure("lsst", settings)
+    for name, value in (("xx", 1.0), ("yy", 1.0), ("xy", 0.0)):  # what the reference leaves there
+        assert (table[f"{NAME}_region_initial_ellipse_{name}"] == value).all()
+        assert (table[f"{NAME}_region_final_ellipse_{name}"] == value).all()
 
 
 def test_stars_without_place_or_footprint(scene_of, settings_of):

@@ -80,13 +80,15 @@ class Plugin(MeasurementPlugin[CModelSettings]):
         for suffix in ("flag", *(f"{stage}_flag" for stage in STAGES)):
             self.column(table, suffix)[:] = True
         stars = np.flatnonzero(np.isfinite(context.x) & np.isfinite(context.y))
+        if context.compatibility == "lsst":
+            self._store_unit_regions(table, stars)
         psf = read_shapelets(table, self.settings.psfName)
         psf_moments, psf_x, psf_y = psf.moments()
         with np.errstate(invalid="ignore"):
             usable = psf_moments.valid & (psf_moments.determinant > 0)
         self.column(table, "flag_noShapeletPsf")[stars[~usable[stars]]] = True
         stars = stars[usable[stars]]
-        moments = self._moments(context, table, psf_moments)
+        moments = self._moments(context, table, stars, psf_moments)
         for group in _groups_of_similar_size(stars, _footprint_areas(context)[stars]):
             inputs = _Inputs(
                 stars=group,
@@ -99,15 +101,23 @@ class Plugin(MeasurementPlugin[CModelSettings]):
             )
             self._fit(context, table, inputs)
 
-    def _moments(self, context: MeasurementContext, table: SourceTable, psf: Quadrupoles) -> Quadrupoles:
-        """Return the moments of the shape slot, or those of a wider PSF where they failed."""
+    def _store_unit_regions(self, table: SourceTable, stars: IntArray) -> None:
+        """Write the unit circles that the reference leaves where there is no region; otherwise NaN [K18]."""
+        circles = Quadrupoles.circles(np.ones(len(stars)))
+        for name in ("region_initial_ellipse", "region_final_ellipse"):
+            _store_ellipse(self, table, stars, name, circles)
+
+    def _moments(
+        self, context: MeasurementContext, table: SourceTable, stars: IntArray, psf: Quadrupoles
+    ) -> Quadrupoles:
+        """Return the moments of the shape slot, or those of a wider PSF, flagged, where they failed."""
         slot = context.slots.shape
         fallback = psf.scaled(self.settings.fallbackInitialMomentsPsfFactor)
         if slot is None or f"{slot}_xx" not in table:
-            self.column(table, "flag_noShape")[:] = True
+            self.column(table, "flag_noShape")[stars] = True
             return fallback
         missing = np.array(table[f"{slot}_flag"], dtype=bool)
-        self.column(table, "flag_noShape")[missing] = True
+        self.column(table, "flag_noShape")[stars] = missing[stars]
         measured = Quadrupoles(
             *(np.array(table[f"{slot}_{axes}"], dtype=np.float64) for axes in ("xx", "yy", "xy"))
         )
