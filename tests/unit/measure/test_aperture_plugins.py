@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
+from finalchar.config import Config
 from finalchar.errors import ConfigError, MeasurementError
 from finalchar.measure import plugins
 from finalchar.measure.noise_replacement import PlainImage
@@ -242,6 +246,52 @@ def test_one_nan_pixel(scene_of, settings):
         assert np.isfinite(table[name.replace("instFlux", "instFluxErr")][1])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1.0])
+def test_a_bad_variance_costs_errors_not_fluxes(scene_of, settings, value):
+    """K19: one pixel of the variance plane, that of the centre."""
+    scene = scene_of(x=[60.2, 150.4], y=[70.3, 80.1], flux=[5e4, 5e4])
+    good = measure(scene, settings)
+    variance = scene.exposure.variance.copy()
+    variance[70, 60] = value
+    table = measure(scene.with_planes(variance=variance), settings)
+    for name in (f"{KRON}", f"{CONVOLVED}_2_4_5", f"{GAAP}_1_15x_PsfFlux", f"{GAAP}_1_15x_1_5"):
+        np.testing.assert_array_equal(table[f"{name}_instFlux"], good[f"{name}_instFlux"])
+        assert table[f"{name}_flag"].tolist() == [False, False]
+        assert table[f"{name}_instFluxErr"][1] == good[f"{name}_instFluxErr"][1]
+    # the error of GAaP is that of the one pixel
+    error = table[f"{GAAP}_1_15x_PsfFlux_instFluxErr"][0]
+    assert error == value if value in (0.0, np.inf) else np.isnan(error)
+    kron = table[f"{KRON}_instFluxErr"][0]
+    assert np.isfinite(kron) == np.isfinite(value)
+    assert table[f"{CONVOLVED}_2_kron_flag"][0] == (not np.isfinite(value))
+
+
+def test_a_stamp_of_zeros(scene_of, settings):
+    """K18: no placeholder of a failed moment becomes a number."""
+    scene = scene_of(x=[100.2], y=[90.3], flux=[5e4])
+    image = np.zeros_like(scene.exposure.image)
+    table = measure(scene.with_planes(image=image), settings)
+    assert table[f"{KRON}_flag"][0]
+    assert table[f"{KRON}_flag_bad_shape"][0]
+    assert table[f"{KRON}_flag_bad_radius"][0]
+    for column in ("instFlux", "instFluxErr", "radius", "radius_for_radius"):
+        assert np.isnan(table[f"{KRON}_{column}"][0])
+    assert np.isnan(table[f"{GAAP}_OptimalShape_xx"][0])
+    assert table[f"{GAAP}_1_15x_Optimal_flag"][0]
+    assert table[f"{GAAP}_1_15x_1_0_instFlux"][0] == pytest.approx(0.0, abs=1e-6)
+    assert table[f"{CONVOLVED}_1_4_5_instFlux"][0] == 0.0
+    assert np.isnan(table[f"{CONVOLVED}_1_kron_instFlux"][0])
+
+
+def test_a_star_in_the_footprint_of_another(scene_of, settings):
+    """K20: without a footprint of its own a star is measured as the image has it, and GAaP says so."""
+    scene = scene_of(x=[100.0, 106.0], y=[90.0, 90.0], flux=[5e4, 5e4], footprint_of=[0], radius=14.0)
+    table = measure(scene, settings, "fixed")
+    assert table[f"{GAAP}_flag_no_pixel"].tolist() == [False, True]
+    assert np.isfinite(table[f"{CONVOLVED}_2_4_5_instFlux"]).all()
+    assert table[f"{KRON}_flag"][1]  # it has no moments
+
+
 def test_a_negative_star(scene_of, settings):
     table = measure(scene_of(x=[100.2], y=[90.3], flux=[-5e4]), settings)
     assert flags_of(table, KRON) - {f"{KRON}_flag_small_radius"} == {
@@ -443,21 +493,22 @@ def test_the_convolved_fluxes_need_the_kron_radius(scene_of, settings_of):
         measure(scene_of(x=[100.2], y=[90.3], flux=[5e4]), settings)
 
 
-def test_reference_flux_for_a_catalogue_without_one(scene_of, settings_of):
-    """The aperture slots filled by our own measurements."""
+@pytest.mark.parametrize("compatibility", ["lsst", "fixed"])
+def test_reference_flux_for_a_catalogue_without_one(scene_of, compatibility):
+    """The aperture slots filled by our own measurements, configured as docs/aperture_fluxes.md says."""
+    page = (Path(__file__).parents[3] / "docs/aperture_fluxes.md").read_text()
+    text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]
+    settings = Config(**yaml.safe_load(text), compatibility=compatibility).measurement
     scene = scene_of(x=[100.3, 60.4], y=[90.1, 120.2], flux=[1e5, 2e5], sky_sigma=1e-3)
-    settings = settings_of(names=[*SHAPES, "base_PsfFlux", "base_GaussianFlux", CIRCULAR, TOPHAT])
-    settings.slots.apFlux, settings.slots.calibFlux = f"{CIRCULAR}_12_0", f"{TOPHAT}_12"
     catalogue = scene.catalogue()
     for name in [name for name in catalogue if "Aperture" in name or "Tophat" in name]:
         del catalogue.columns[name]
     catalogue.aliases = {"slot_Centroid": "base_SdssCentroid"}
     scene.catalogue = lambda: catalogue
-    for compatibility in ("lsst", "fixed"):
-        table = scene.measure(compatibility, settings)
-        np.testing.assert_allclose(table["slot_CalibFlux_instFlux"], scene.flux, rtol=1e-5)
-        np.testing.assert_allclose(table["slot_ApFlux_instFlux"], scene.flux, rtol=1e-5)
-        assert not table["slot_CalibFlux_flag"].any()
+    table = scene.measure(compatibility, settings)
+    np.testing.assert_allclose(table["slot_CalibFlux_instFlux"], scene.flux, rtol=1e-5)
+    np.testing.assert_allclose(table["slot_ApFlux_instFlux"], scene.flux, rtol=1e-5)
+    assert not table["slot_CalibFlux_flag"].any()
 
 
 def test_fluxes_that_want_a_correction(settings):

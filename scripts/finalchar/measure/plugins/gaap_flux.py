@@ -67,7 +67,9 @@ class _Stars:
     """Grown footprints, clipped to the exposure."""
     psf_sigma: FloatArray
     variance: FloatArray
-    """Of the pixel that holds the centroid, found by truncation [M-Q5]; NaN outside the box."""
+    """Of the pixel that holds the centroid, found by truncation [M-Q5]."""
+    inside: BoolArray
+    """Whether that pixel is in the box."""
     sky_metric: FloatArray
     """Squared length of pixel vectors on the sky, arcsec squared, shape (n, 2, 2)."""
     optimal: Quadrupoles
@@ -186,13 +188,15 @@ class Plugin(BatchPlugin[Settings]):
         place = np.array([star for star in rows if grown[star] is not None], dtype=np.int64)
         kept = [box for star in rows if (box := grown[star]) is not None]
         x, y = context.x[place], context.y[place]
+        variance, inside = _central_variance(context, kept, x, y)
         return _Stars(
             rows=place,
             x=x,
             y=y,
             boxes=kept,
             psf_sigma=np.sqrt(0.5 * (context.psf_shapes.xx[place] + context.psf_shapes.yy[place])),
-            variance=_central_variance(context, kept, x, y),
+            variance=variance,
+            inside=inside,
             sky_metric=_sky_metric(context, x, y),
             optimal=optimal[place],
         )
@@ -272,7 +276,7 @@ class Plugin(BatchPlugin[Settings]):
     ) -> None:
         """Measure variant after variant; a barely positive weight ends the row [M-Q18]."""
         places = gaussianized.places
-        going_on = np.isfinite(stars.variance[places])
+        going_on = stars.inside[places].copy()
         self.column(table, "flag")[stars.rows[places[~going_on]]] = True
         for name in self._variants(factor):
             weights = self._weights(stars, gaussianized, name)
@@ -383,15 +387,17 @@ def _sky_metric(context: MeasurementContext, x: FloatArray, y: FloatArray) -> Fl
 
 def _central_variance(
     context: MeasurementContext, boxes: list[Box], x: FloatArray, y: FloatArray
-) -> FloatArray:
-    """Return the variance of the pixels of the centroids, truncated inside the boxes [M-Q5]."""
+) -> tuple[FloatArray, BoolArray]:
+    """Return the variance at the centroids, found by truncation [M-Q5], and if the boxes have them."""
     result = np.full(len(x), np.nan)
+    inside = np.zeros(len(x), dtype=bool)
     for place, box in enumerate(boxes):
         column, row = box.min_x + int(x[place] - box.min_x), box.min_y + int(y[place] - box.min_y)
         pixel = Box(column, row, column, row)
-        if box.contains(pixel):
+        inside[place] = box.contains(pixel)
+        if inside[place]:
             result[place] = float(context.variance(pixel)[0, 0])
-    return result
+    return result, inside
 
 
 def _centred(
