@@ -117,23 +117,22 @@ class Configured:
             If the survey folder does not exist.
         """
         from finalchar.config import STAGES
-        from finalchar.sheets import read_detectors, read_tracts
+        from finalchar.sheets import check_tracts, read_detectors, read_tracts
 
         folder = str(self.config.survey)
         if not os.path.isdir(folder):
             raise InputError(
                 f"the survey folder {folder} does not exist: correct `survey` in {self.path} or bring it back"
             )
-        detectors, tracts = self.sheets
+        detectors, tracts = read_detectors(self.sheets[0]), read_tracts(self.sheets[1])
+        check_tracts(self.sheets[0], detectors, tracts)
         return Survey(
             folder=folder,
             layout=self.layout,
             config=self.config.to_plain(),
             settings={stage: self.config.stage_settings(stage) for stage in STAGES} | {"survey": {}},
-            visits=by_visit(read_detectors(detectors)),
-            tracts={
-                row.tract: plain_row(row) for row in sorted(read_tracts(tracts), key=lambda row: row.tract)
-            },
+            visits=by_visit(detectors),
+            tracts={row.tract: plain_row(row) for row in sorted(tracts, key=lambda row: row.tract)},
             run_folder=self.run_folder,
         )
 

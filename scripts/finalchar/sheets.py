@@ -25,6 +25,7 @@ __all__ = [
     "TRACT_COLUMNS",
     "DetectorRow",
     "TractRow",
+    "check_tracts",
     "read_detectors",
     "read_tracts",
 ]
@@ -134,6 +135,7 @@ def read_detectors(path: str | Path) -> list[DetectorRow]:
             _check_values(path, line, header, row, DETECTOR_COLUMNS)
         extra = {name: row[i] for i, name in others} if others else NOTHING
         result.append(DetectorRow(*key, row[band], row[exposure], row[src], extra, line))
+    _check_rows(path, result, "one row per exposure of a detector")
     _check_bands(path, band_of)
     return result
 
@@ -174,7 +176,32 @@ def read_tracts(path: str | Path) -> list[TractRow]:
         extra = {name: value for name, value in values.items() if name not in known}
         cat, sources = values["isolated_star_cat"], values["isolated_star_sources"]
         result.append(TractRow(tract, cat, sources, values.get("fgcm_standard_star") or None, extra, line))
+    _check_rows(path, result, "one row per tract")
     return result
+
+
+def check_tracts(path: str | Path, detectors: Sequence[DetectorRow], tracts: Sequence[TractRow]) -> None:
+    """Compare the optional column ``tracts`` of the sheet of detectors with the sheet of tracts.
+
+    Raises
+    ------
+    SheetError
+        If it holds something else than tract numbers with spaces between them, or a tract that the sheet of
+        tracts does not have.
+    """
+    numbers = _Identifiers(Path(path), "tract")
+    known = {row.tract for row in tracts}
+    first_lines: dict[str, int] = {}
+    for row in detectors:
+        if row.extra:
+            first_lines.setdefault(row.extra.get("tracts", ""), row.line)
+    for text, line in first_lines.items():
+        for word in text.replace(";", " ").split():
+            if (tract := numbers.number(word, line)) not in known:
+                raise SheetError(
+                    f"{path}, line {line}: the tract {tract} of the column 'tracts' is not in the sheet of "
+                    "tracts; add it there or correct the number."
+                )
 
 
 def _read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -287,6 +314,12 @@ def _check_values(path: Path, line: int, header: list[str], row: list[str], requ
             raise SheetError(
                 f"{path}, line {line}: the {name} '{value}' begins or ends with a blank; remove it."
             )
+
+
+def _check_rows(path: Path, rows: Sequence[object], what: str) -> None:
+    """Refuse a sheet that has a header only."""
+    if not rows:
+        raise SheetError(f"{path}: the sheet has no rows below its header; write {what}.")
 
 
 def _check_bands(path: Path, band_of: dict[int, tuple[str, int]]) -> None:

@@ -118,6 +118,11 @@ def make_visit_list(
         if len(part.source_id):
             parts.append(part)
             draws[inputs.tract] = draw
+    if dropped and not parts:
+        raise InputError(
+            f"visit {visit}: none of its {dropped} sources in the tables of isolated stars is of a star that "
+            f"was seen in the band {band!r}: correct the band in detectors.csv"
+        )
     order, rows = _assemble(parts)
     neighbours = None
     if fgcm_bands:

@@ -30,7 +30,7 @@ BESIDE = {
 LEGAL = {
     "psf_determiner.piff.interpolant": "Lanczos(7)",
     "psf_determiner.piff.stampSize": 31,
-    "psf_determiner.piff.piffPsfConfigYaml": "{type: Simple}",
+    "psf_determiner.piff.piffPsfConfigYaml": "{model: {type: Gaussian}, interp: {type: Mean}}",
     "psf_determiner.piff.color": {"g": "g-i"},
     "source_selector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
     "measure_ap_corr.sourceSelector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finalchar.errors import SheetError
-from finalchar.sheets import read_detectors, read_tracts
+from finalchar.sheets import check_tracts, read_detectors, read_tracts
 
 HEADER = "visit,detector,band,exposure,src"
 ROW = "2026031100077,0,r,e0.fits,s0.fits"
@@ -185,6 +185,41 @@ def test_tracts(sheet):
 def test_tract_twice_is_refused(sheet):
     with pytest.raises(SheetError, match="lines 2 and 3 are both tract 42"):
         sheet("tract,isolated_star_cat,isolated_star_sources\n42,a,b\n042,c,d\n", read_tracts)
+
+
+@pytest.mark.parametrize(
+    ("header", "reader"),
+    [(HEADER, read_detectors), ("tract,isolated_star_cat,isolated_star_sources", read_tracts)],
+)
+@pytest.mark.parametrize("below", ["", "\n", "\n\n , ,\n"])
+def test_sheet_without_rows_is_refused(sheet, header, reader, below):
+    with pytest.raises(SheetError, match="no rows below its header"):
+        sheet(header + below, reader)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("99", r"line 3: the tract 99 .* is not in the sheet of tracts"),
+        ("4906 99", r"line 3: the tract 99"),
+        ("a b", r"line 3: the tract 'a' is not an identifier"),
+        ("'4906", r"line 3: the tract ''4906' is not an identifier"),
+        ('"4906,4907"', r"line 3: the tract '4906,4907' is not an identifier"),
+        ("4906.0", r"line 3: the tract '4906.0' is not an identifier"),
+    ],
+)
+def test_column_of_tracts_that_is_wrong(sheet, text, message):
+    tracts = sheet("tract,isolated_star_cat,isolated_star_sources\n4906,a,b\n4907,a,b\n", read_tracts)
+    detectors = sheet(f"{HEADER},tracts\n1,1,r,a,b,4906\n1,2,r,a,b,{text}\n")
+    with pytest.raises(SheetError, match=message):
+        check_tracts("detectors.csv", detectors, tracts)
+
+
+@pytest.mark.parametrize("text", ["", "4906", "04906 4907", "4906;4907"])
+def test_column_of_tracts(sheet, text):
+    tracts = sheet("tract,isolated_star_cat,isolated_star_sources\n4906,a,b\n4907,a,b\n", read_tracts)
+    check_tracts("detectors.csv", sheet(f"{HEADER},tracts\n1,1,r,a,b,{text}\n"), tracts)
+    check_tracts("detectors.csv", sheet(f"{HEADER}\n1,1,r,a,b\n"), tracts)
 
 
 def test_missing_sheet_is_one_sentence(tmp_path):

@@ -516,6 +516,18 @@ class TestBadTables:
             assert len(rows) == 0
             assert rows.source_id.dtype == np.int64
 
+    def test_visit_in_the_wrong_band(self, survey):
+        """The column nsource_i is there, but no star that visit 101 (band g) saw was seen in i."""
+        number = len(survey.stars[7]["isolated_star_id"])
+        survey.stars[7]["nsource_i"] = np.zeros(number, dtype=np.int64)
+        survey.write()
+        self.reserve(survey, bands=["g", "i"])
+        output = survey.path("list.parquet")
+        inputs = [TractInputs(7, survey.path("out.parquet"))]
+        with pytest.raises(InputError, match=r"visit 101: none of its \d+ sources .* the band 'i': correct"):
+            make_visit_list(visit=101, band="i", tracts=inputs, output=output)
+        assert not output.exists()
+
     def test_visit_without_tracts(self, survey):
         output = survey.path("list.parquet")
         assert make_visit_list(visit=101, band="g", tracts=[], output=output) == {}
