@@ -17,6 +17,7 @@ of the drawn PSF that is about the same number times the peak, far below the 1e-
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -196,8 +197,9 @@ def fit_grid(stars: StarStamps, settings: GridSettings, *, logger: logging.Logge
     for iteration in range(settings.max_iter):
         before = state.total_chisq
         logger.info("Iteration %d: Fitting %d stars", iteration + 1, int(np.sum(~state.flagged)))
-        state = _update_coefficients(stars, settings, state)
-        state = _update_flux_and_center(stars, settings, state)
+        rendering = Rendering(stars, settings, state.center)
+        state = _update_coefficients(stars, settings, state, rendering)
+        state = _update_flux_and_center(stars, settings, state, rendering)
         removed_before = state.removed
         if iteration > 0:
             state = _reject_outliers(settings, state)
@@ -243,16 +245,23 @@ class Rendering:
     def __init__(self, stars: StarStamps, settings: GridSettings, center: FloatArray) -> None:
         self.separable = stars.separable
         self.area_ratio = stars.pixel_area / settings.scale**2
-        kernel = _kernel(settings)
-        if self.separable:
-            j = stars.jacobian
-            self.columns = kernel((j[:, 0, 0, None] * stars.dx - center[:, 0, None]) / settings.scale)
-            self.rows = kernel((j[:, 1, 1, None] * stars.dy - center[:, 1, None]) / settings.scale)
-        else:
-            n = len(stars)
-            self.columns = kernel(((stars.u() - center[:, 0, None, None]) / settings.scale).reshape(n, -1))
-            self.rows = kernel(((stars.v() - center[:, 1, None, None]) / settings.scale).reshape(n, -1))
         self.shape = stars.image.shape[1:]
+        self.columns = _axis_weights(stars, settings, center, 0)
+        self.rows = _axis_weights(stars, settings, center, 1)
+
+    def take(self, use: BoolArray) -> Rendering:
+        """The same for some of the stars."""
+        if use.all():
+            return self
+        taken = copy.copy(self)
+        taken.area_ratio, taken.columns, taken.rows = self.area_ratio[use], self.columns[use], self.rows[use]
+        return taken
+
+    def moved(self, stars: StarStamps, settings: GridSettings, center: FloatArray, axis: int) -> Rendering:
+        """The same with centres that differ along one axis: the weights of the other are kept."""
+        moved = copy.copy(self)
+        setattr(moved, ("columns", "rows")[axis], _axis_weights(stars, settings, center, axis))
+        return moved
 
     def draw(self, grids: FloatArray) -> FloatArray:
         """Pixel values (n, t, t) of the grids (n, M, M), surface brightness times pixel area."""
@@ -281,6 +290,17 @@ class Rendering:
         return gram_rows, gram_columns
 
 
+def _axis_weights(stars: StarStamps, settings: GridSettings, center: FloatArray, axis: int) -> FloatArray:
+    """Interpolation weights along u (axis 0) or v (axis 1) of columns or rows, or of all pixels if mixed."""
+    if stars.separable:
+        pixels = (stars.dx, stars.dy)[axis]
+        position = stars.jacobian[:, axis, axis, None] * pixels - center[:, axis, None]
+    else:
+        world = stars.v() if axis else stars.u()
+        position = (world - center[:, axis, None, None]).reshape(len(stars), -1)
+    return _kernel(settings)(position / settings.scale)
+
+
 def _kernel(settings: GridSettings) -> Callable[[FloatArray], FloatArray]:
     """Function from positions (n, p) in grid units to interpolation weights (n, p, M)."""
     grid = np.arange(settings.size) - settings.size // 2
@@ -302,14 +322,16 @@ def unit_sum(grids: FloatArray) -> FloatArray:
     return np.asarray(grids / grids.sum(axis=(1, 2), keepdims=True))
 
 
-def _update_coefficients(stars: StarStamps, settings: GridSettings, state: GridFit) -> GridFit:
+def _update_coefficients(
+    stars: StarStamps, settings: GridSettings, state: GridFit, rendering: Rendering
+) -> GridFit:
     """Solve for the increment of all coefficients at fixed fluxes and centres."""
     use = ~state.flagged
     if not use.any():
         raise PsfError("No star is left to fit the PSF.")
     used = _take(stars, use)
     center, flux = state.center[use], state.flux[use]
-    rendering = Rendering(used, settings, center)
+    rendering = rendering.take(use)
     reach = 0.5 * (settings.size + 1) * settings.scale
     inside = (np.abs(used.u() - center[:, 0, None, None]) <= reach) & (
         np.abs(used.v() - center[:, 1, None, None]) <= reach
@@ -434,10 +456,12 @@ def _conjugate_gradients(
     raise NotDeterminedError(f"the PSF equations did not converge in {MAX_STEPS} steps")
 
 
-def _update_flux_and_center(stars: StarStamps, settings: GridSettings, state: GridFit) -> GridFit:
+def _update_flux_and_center(
+    stars: StarStamps, settings: GridSettings, state: GridFit, rendering: Rendering
+) -> GridFit:
     """One step of flux and centre for every star (``piff.psf.PSF.reflux``), chi-square after it."""
     grids = unit_sum(star_grids(state.q, stars.basis, settings.size))
-    unit = Rendering(stars, settings, state.center).draw(grids)
+    unit = rendering.draw(grids)
     model = unit * state.flux[:, None, None]
     pull = stars.weight * model
     data_sum = (pull * stars.image).sum(axis=(1, 2))
@@ -450,7 +474,8 @@ def _update_flux_and_center(stars: StarStamps, settings: GridSettings, state: Gr
     if not settings.centered:
         chisq = (residual**2 * stars.weight).sum(axis=(1, 2))
         return replace(state, flux=flux, chisq=chisq, dof=pixels - 1)
-    step, chisq = _flux_and_center_step(stars, settings, state.center, grids, unit, flux, residual, pull)
+    moved = [_moved(rendering, stars, settings, state.center, axis).draw(grids) for axis in (0, 1)]
+    step, chisq = _flux_and_center_step(stars, unit, moved, flux, residual, pull)
     centroid = np.stack(
         [(pull * model * world).sum(axis=(1, 2)) / model_sum for world in (stars.u(), stars.v())], axis=1
     )
@@ -463,24 +488,32 @@ def _update_flux_and_center(stars: StarStamps, settings: GridSettings, state: Gr
     )
 
 
+def _moved(
+    rendering: Rendering, stars: StarStamps, settings: GridSettings, center: FloatArray, axis: int
+) -> Rendering:
+    """The rendering with all centres moved by the finite step along an axis."""
+    center = center.copy()
+    center[:, axis] += CENTRE_STEP_ARCSEC
+    return rendering.moved(stars, settings, center, axis)
+
+
 def _flux_and_center_step(
     stars: StarStamps,
-    settings: GridSettings,
-    center: FloatArray,
-    grids: FloatArray,
     unit: FloatArray,
+    moved: list[FloatArray],
     flux: FloatArray,
     residual: FloatArray,
     pull: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted step (d flux, du, dv) of every star, shape (n, 3), and chi-square after it."""
+    """Weighted step (d flux, du, dv) of every star, shape (n, 3), and chi-square after it.
+
+    `unit` are the drawn stars of flux 1, `moved` the same with centres moved along u and along v.
+    """
     n = len(stars)
     design = np.empty((n, 3, unit[0].size))
     design[:, 0] = unit.reshape(n, -1)
     for axis in (0, 1):
-        moved = center.copy()
-        moved[:, axis] += CENTRE_STEP_ARCSEC
-        difference = Rendering(stars, settings, moved).draw(grids) - unit
+        difference = moved[axis] - unit
         design[:, 1 + axis] = (difference * (flux / CENTRE_STEP_ARCSEC)[:, None, None]).reshape(n, -1)
     flat = residual.reshape(n, -1)
     weighted = design * np.abs(pull).reshape(n, 1, -1)
