@@ -181,7 +181,7 @@ def test_impossible_variance_of_a_pixel(value, scene_of, settings_of):
 
 def test_groups_make_no_difference(stars, settings_of, monkeypatch):
     scene, table = stars
-    monkeypatch.setattr("finalchar.measure.plugins.cmodel.PIXELS_PER_GROUP", 1)
+    monkeypatch.setattr("finalchar.measure.cmodel.measurement.PIXELS_PER_GROUP", 1)
     one_by_one = scene.measure("fixed", settings_of(PLUGINS))
     for column in table.columns:
         if column.startswith(NAME):

@@ -8,13 +8,13 @@ import pytest
 
 from finalchar.errors import ConfigError
 from finalchar.formats.exposure import Box
+from finalchar.measure.cmodel.measurement import local_jacobian
 from finalchar.measure.cmodel.model import ConvolvedModel, FitFrame
 from finalchar.measure.cmodel.prior import EmpiricalPrior
 from finalchar.measure.cmodel.profiles import PROFILES, profile_of
 from finalchar.measure.cmodel.region import initial_region, revised_region
 from finalchar.measure.cmodel.settings import CModelSettings, EmpiricalPriorSettings
 from finalchar.measure.cmodel.stages import _solve_non_negative
-from finalchar.measure.plugins.cmodel import local_jacobian
 from finalchar.measure.quadrupoles import Quadrupoles, pixels_of_ellipse
 from finalchar.measure.shapelets import ShapeletComponents
 

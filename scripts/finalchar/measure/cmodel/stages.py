@@ -43,6 +43,8 @@ class Galaxies:
     psf : ShapeletComponents
     center_x, center_y : ndarray, float64, shape (n,)
         Their centres, parent pixels.
+    fixed : ndarray, float64, shape (n, 2)
+        The same in the fit frame, arcsec from the catalogue's centroid.
     flux_unit : ndarray, float64, shape (n,)
         Counts of amplitude one.
     frame : FitFrame
@@ -51,6 +53,7 @@ class Galaxies:
     psf: ShapeletComponents
     center_x: FloatArray
     center_y: FloatArray
+    fixed: FloatArray
     flux_unit: FloatArray
     frame: FitFrame
 
@@ -59,6 +62,7 @@ class Galaxies:
             self.psf[index],
             self.center_x[index],
             self.center_y[index],
+            self.fixed[index],
             self.flux_unit[index],
             FitFrame(self.frame.jacobian[index]),
         )
