@@ -527,7 +527,7 @@ def _run(
     if settings.solver == "separable" and applies_to(psf) and _more_pixels_than_unknowns(psf, stars):
         try:
             return _run_separable(psf, plan, stars, variance, logger)
-        except NotDeterminedError as error:
+        except (NotDeterminedError, np.linalg.LinAlgError) as error:
             log.warning("%s; Piff's own solver is asked", error)
     return _run_piff(psf, plan, stars, logger, listener)
 
