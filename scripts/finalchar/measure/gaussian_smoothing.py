@@ -18,7 +18,8 @@ ImageArray = npt.NDArray[np.float32]
 def gaussian_kernel(sigma: float, half: int) -> FloatArray:
     """Return a Gaussian at the offsets -half ... half, of unit sum."""
     offset = np.arange(-half, half + 1, dtype=np.float64)
-    weight = np.exp(-0.5 * (offset / sigma) ** 2)
+    with np.errstate(invalid="ignore"):  # a vanishing sigma gives NaN, as in the reference
+        weight = np.exp(-0.5 * (offset / np.float64(sigma)) ** 2)
     return np.asarray(weight / weight.sum())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,20 @@ import numpy.typing as npt
 from finalchar.formats.exposure import Box
 from finalchar.measure.context import MeasurementContext, clip_box
 
-__all__ = ["PixelLimits", "StarWindows", "cut_windows", "nearest_pixel", "required_half_width"]
+__all__ = [
+    "PixelLimits",
+    "StarWindows",
+    "cut_windows",
+    "equal_batches",
+    "nearest_pixel",
+    "required_half_width",
+]
 
 IntArray = npt.NDArray[np.int64]
 ImageStack = npt.NDArray[np.float32]
+
+BATCH_PIXELS = 1 << 21
+"""Pixels of one batch of windows: several arrays of doubles of that size are needed at a time."""
 
 
 def nearest_pixel(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[IntArray, IntArray]:
@@ -37,6 +47,23 @@ def required_half_width(reach: npt.ArrayLike) -> IntArray:
     """Return 2^k - 1 >= `reach`, at least 15: few different sizes, so that stars form large batches."""
     powers = np.ceil(np.log2(np.maximum(np.asarray(reach, dtype=np.float64), 15.0) + 1.0))
     return (2 ** powers.astype(np.int64)) - 1
+
+
+def equal_batches(*sizes: IntArray, chosen: npt.NDArray[np.bool_]) -> Iterator[IntArray]:
+    """Yield the places of chosen stars in batches of equal sizes, not too many pixels in one.
+
+    Parameters
+    ----------
+    *sizes : ndarray, int64, shape (n,)
+        What must be equal in a batch; the last is the half width of the windows.
+    chosen : ndarray, bool, shape (n,)
+    """
+    table = np.stack(sizes)
+    for kind in np.unique(table[:, chosen], axis=1).T:
+        places = np.flatnonzero(chosen & (table == kind[:, np.newaxis]).all(axis=0))
+        step = max(1, BATCH_PIXELS // (2 * int(kind[-1]) + 1) ** 2)
+        for first in range(0, len(places), step):
+            yield places[first : first + step]
 
 
 @dataclass(frozen=True)

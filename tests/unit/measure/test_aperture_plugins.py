@@ -380,6 +380,35 @@ def test_a_flagged_centroid(scene_of, settings):
     assert not table[f"{GAAP}_flag"][0]
 
 
+@pytest.mark.parametrize("far", [130.0, 1e6, np.inf])
+def test_a_centroid_far_from_its_footprint(scene_of, settings, far):
+    """No window grows with the distance: flags, and the other star as ever."""
+    scene = scene_of(x=[100.2, 150.0], y=[90.3, 90.0], flux=[5e4, 5e4])
+    selected = scene.catalogue()
+    selected["base_SdssCentroid_y"][0] = far
+    broken = scene.with_planes(wcs=TangentPlane())
+    broken.catalogue = lambda: selected
+    table = broken.measure("lsst", settings)
+    assert table[f"{GAAP}_flag"].tolist() == [True, False]
+    assert table[f"{KRON}_flag"].tolist() == [True, False]
+    assert np.isnan(table[f"{GAAP}_1_15x_2_5_instFlux"]).tolist() == [True, False]
+    if far > 200:
+        assert np.isnan(table[f"{CONVOLVED}_2_4_5_instFlux"]).tolist() == [True, False]
+
+
+def test_batches_are_split_by_their_pixels(scene_of, settings, monkeypatch):
+    from finalchar.measure import star_windows
+
+    x, y = np.tile([45.0, 100.0, 170.0], 2), np.repeat([50.0, 140.0], 3)
+    scene = scene_of(x=x, y=y, flux=np.geomspace(2e4, 4e5, 6))
+    together = measure(scene, settings)
+    monkeypatch.setattr(star_windows, "BATCH_PIXELS", 3000)
+    split = measure(scene, settings)
+    for name, values in together.columns.items():
+        if name.startswith((KRON, CONVOLVED, GAAP)) and values.dtype.kind == "f":
+            np.testing.assert_allclose(split[name], values, rtol=1e-7, err_msg=name)
+
+
 def test_a_nan_centroid(scene_of, settings):
     scene = scene_of(x=[100.2, 150.0], y=[90.3, 90.0], flux=[5e4, 5e4])
     selected = scene.catalogue()

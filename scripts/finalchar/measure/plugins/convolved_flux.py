@@ -26,7 +26,13 @@ from finalchar.measure.context import MeasurementContext, clip_box
 from finalchar.measure.gaussian_smoothing import smooth_windows
 from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
-from finalchar.measure.star_windows import StarWindows, cut_windows, nearest_pixel, required_half_width
+from finalchar.measure.star_windows import (
+    StarWindows,
+    cut_windows,
+    equal_batches,
+    nearest_pixel,
+    required_half_width,
+)
 
 NAME = "ext_convolved_ConvolvedFlux"
 ORDER = 2.1
@@ -221,10 +227,8 @@ class Plugin(BatchPlugin[Settings]):
             reach = np.maximum(reach, circle_reach(radius, self.settings.aperture.maxSincRadius))
         sizes = required_half_width(reach)
         for is_convolved in (True, False):
-            chosen = convolved == is_convolved
-            for size in np.unique(sizes[chosen]):
-                rows = np.flatnonzero(chosen & (sizes == size))
-                yield rows, int(size + (halves[rows].max() if is_convolved else 0))
+            for rows in equal_batches(sizes, chosen=convolved == is_convolved):
+                yield rows, int(sizes[rows[0]] + (halves[rows].max() if is_convolved else 0))
 
     def _windows(self, context: MeasurementContext, stars: _Stars, rows: IntArray, half: int) -> StarWindows:
         column, line = nearest_pixel(stars.x[rows], stars.y[rows])

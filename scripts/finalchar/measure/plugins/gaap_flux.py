@@ -28,7 +28,7 @@ from finalchar.measure.gaussianization import (
 )
 from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
-from finalchar.measure.star_windows import required_half_width
+from finalchar.measure.star_windows import equal_batches, required_half_width
 
 NAME = "ext_gaap_GaapFlux"
 ORDER = 2.0
@@ -68,8 +68,6 @@ class _Stars:
     psf_sigma: FloatArray
     variance: FloatArray
     """Of the pixel that holds the centroid, found by truncation [M-Q5]."""
-    inside: BoolArray
-    """Whether that pixel is in the box."""
     sky_metric: FloatArray
     """Squared length of pixel vectors on the sky, arcsec squared, shape (n, 2, 2)."""
     optimal: Quadrupoles
@@ -185,18 +183,23 @@ class Plugin(BatchPlugin[Settings]):
             else:
                 rows.append(star)
         grown = {star: self._grown_box(context, table, star, boxes[star]) for star in rows}
-        place = np.array([star for star in rows if grown[star] is not None], dtype=np.int64)
-        kept = [box for star in rows if (box := grown[star]) is not None]
+        on_box = [
+            star
+            for star in rows
+            if (box := grown[star]) is not None
+            and box.contains(_central_pixel(box, float(context.x[star]), float(context.y[star])))
+        ]
+        self.column(table, "flag")[[star for star in rows if star not in on_box]] = True
+        place = np.array(on_box, dtype=np.int64)
+        kept = [box for star in on_box if (box := grown[star]) is not None]
         x, y = context.x[place], context.y[place]
-        variance, inside = _central_variance(context, kept, x, y)
         return _Stars(
             rows=place,
             x=x,
             y=y,
             boxes=kept,
             psf_sigma=np.sqrt(0.5 * (context.psf_shapes.xx[place] + context.psf_shapes.yy[place])),
-            variance=variance,
-            inside=inside,
+            variance=_central_variance(context, kept, x, y),
             sky_metric=_sky_metric(context, x, y),
             optimal=optimal[place],
         )
@@ -216,8 +219,6 @@ class Plugin(BatchPlugin[Settings]):
         box = clip_box(grown, context.exposure.box)
         if box != grown:
             self.column(table, "flag_edge")[star] = True
-        if box is None:
-            self.column(table, "flag")[star] = True
         return box
 
     def _gaussianize(
@@ -231,14 +232,13 @@ class Plugin(BatchPlugin[Settings]):
         sigma = kernel_sigmas(target=target, psf=stars.psf_sigma, settings=KERNEL)
         sizes = np.where(has_size, kernel_sizes(np.where(has_size, sigma, 1.0), KERNEL), 0)
         windows = required_half_width(_reach(stars.boxes, stars.x, stars.y))
-        for size, window in np.unique(np.stack([sizes, windows])[:, has_size], axis=1).T:
-            places = np.flatnonzero((sizes == size) & (windows == window))
+        for places in equal_batches(sizes, windows, chosen=has_size):
             try:
                 kernels = fit_kernels(
                     context.psf_kernels.arrays[stars.rows[places]],
                     target_sigma=target[places],
                     kernel_sigma=sigma[places],
-                    size=int(size),
+                    size=int(sizes[places[0]]),
                     settings=KERNEL,
                 )
             except (ValueError, np.linalg.LinAlgError):
@@ -276,8 +276,7 @@ class Plugin(BatchPlugin[Settings]):
     ) -> None:
         """Measure variant after variant; a barely positive weight ends the row [M-Q18]."""
         places = gaussianized.places
-        going_on = stars.inside[places].copy()
-        self.column(table, "flag")[stars.rows[places[~going_on]]] = True
+        going_on = np.ones(len(places), dtype=bool)
         for name in self._variants(factor):
             weights = self._weights(stars, gaussianized, name)
             too_small = going_on & weights.too_small
@@ -385,19 +384,17 @@ def _sky_metric(context: MeasurementContext, x: FloatArray, y: FloatArray) -> Fl
     return np.asarray(np.einsum("nki,nli->nkl", steps, steps) * ARCSEC_PER_RADIAN**2)
 
 
+def _central_pixel(box: Box, x: float, y: float) -> Box:
+    """Return the pixel of a centroid, found by truncation relative to the box [M-Q5]."""
+    column, row = box.min_x + int(x - box.min_x), box.min_y + int(y - box.min_y)
+    return Box(column, row, column, row)
+
+
 def _central_variance(
     context: MeasurementContext, boxes: list[Box], x: FloatArray, y: FloatArray
-) -> tuple[FloatArray, BoolArray]:
-    """Return the variance at the centroids, found by truncation [M-Q5], and if the boxes have them."""
-    result = np.full(len(x), np.nan)
-    inside = np.zeros(len(x), dtype=bool)
-    for place, box in enumerate(boxes):
-        column, row = box.min_x + int(x[place] - box.min_x), box.min_y + int(y[place] - box.min_y)
-        pixel = Box(column, row, column, row)
-        inside[place] = box.contains(pixel)
-        if inside[place]:
-            result[place] = float(context.variance(pixel)[0, 0])
-    return result, inside
+) -> FloatArray:
+    pixels = [_central_pixel(*one) for one in zip(boxes, x.tolist(), y.tolist(), strict=True)]
+    return np.array([context.variance(pixel)[0, 0] for pixel in pixels], dtype=np.float64)
 
 
 def _centred(

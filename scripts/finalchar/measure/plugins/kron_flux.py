@@ -15,7 +15,7 @@ from finalchar.measure.context import MeasurementContext
 from finalchar.measure.kron_radius import kron_radii, region_boxes
 from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
-from finalchar.measure.star_windows import cut_windows, nearest_pixel, required_half_width
+from finalchar.measure.star_windows import cut_windows, equal_batches, nearest_pixel, required_half_width
 
 NAME = "ext_photometryKron_KronFlux"
 ORDER = 2.0
@@ -210,14 +210,13 @@ class Plugin(BatchPlugin[Settings]):
         aperture = state.aperture.scaled(self.settings.nRadiusForFlux)
         reach = aperture_reach(aperture, self.settings.maxSincRadius)
         half = required_half_width(reach)
-        for size in np.unique(half[state.measured]):
-            rows = np.flatnonzero(state.measured & (half == size))
-            self._measure_batch(context, table, state, aperture, rows, int(size))
+        for rows in equal_batches(half, chosen=state.measured.copy()):
+            self._sum_light(context, table, state, aperture, rows, int(half[rows[0]]))
         rest = np.flatnonzero(state.measured)
         self.column(table, "radius")[rest] = radius[rest]
         self.column(table, "radius_for_radius")[rest] = state.region_radius[rest]
 
-    def _measure_batch(
+    def _sum_light(
         self,
         context: MeasurementContext,
         table: SourceTable,
@@ -287,11 +286,10 @@ def _radii(
     column, line = nearest_pixel(state.x[rows], state.y[rows])
     reach = np.sqrt(np.maximum(region.xx, region.yy))[rows] + 1.0
     half = required_half_width(reach)
-    for size in np.unique(half):
-        part = np.flatnonzero(half == size)
-        stars = rows[part]
-        windows = cut_windows(context, stars, x=column[part], y=line[part], half=int(size))
-        offset = np.arange(-int(size), int(size) + 1)
+    for part in equal_batches(half, chosen=np.ones(len(rows), dtype=bool)):
+        stars, size = rows[part], int(half[part[0]])
+        windows = cut_windows(context, stars, x=column[part], y=line[part], half=size)
+        offset = np.arange(-size, size + 1)
         measured = kron_radii(
             windows.image,
             region=region[stars],
