@@ -26,7 +26,7 @@ class Round:
     """What happened in one round."""
 
     who: str
-    seconds: float
+    events: int
     killed: str
     status: int
     differences: list[str]
@@ -42,15 +42,16 @@ class Round:
     def __str__(self) -> str:
         verdict = "ok " if self.good else "BAD"
         details = "" if self.good else f"  {self.differences} {self.differences_later} {self.leftovers}"
-        return f"{verdict} {self.who:10s} after {self.seconds:5.2f} s: killed {self.killed}{details}"
+        return f"{verdict} {self.who:10s} after {self.events:2d} events: killed {self.killed}{details}"
 
 
-def rounds(trial: Trial, number: int, *, who: str, longest: float, seed: int) -> Iterator[Round]:
-    """Run rounds of the campaign; `longest` is about how long a whole run lasts, in seconds."""
+def rounds(trial: Trial, number: int, *, who: str, seed: int) -> Iterator[Round]:
+    """Run rounds of the campaign, killed after ever more of the events that a run writes into the tally."""
     draw = random.Random(seed)
+    events = 2 * trial.groups_per_visit + 6 + 2 * 2 + 2  # jobs and units of detectors, visits, survey
     for count in range(number):
         change_settings(trial, count)
-        yield one_round(trial, who, 0.5 + longest * (count + draw.random()) / number)
+        yield one_round(trial, who, int(events * (count + draw.random()) / number), draw.uniform(0.0, 0.5))
 
 
 def change_settings(trial: Trial, count: int) -> None:
@@ -65,12 +66,12 @@ def change_settings(trial: Trial, count: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def one_round(trial: Trial, who: str, seconds: float) -> Round:
-    """Kill a run after some seconds and look what the same command makes of it."""
+def one_round(trial: Trial, who: str, events: int, seconds: float) -> Round:
+    """Kill a run some seconds after some events and look what the same command makes of it."""
     process = trial.start()
-    begin = time.monotonic()
-    while time.monotonic() - begin < seconds and process.poll() is None:
+    while len(trial.tally.read_text().splitlines()) < events and process.poll() is None:
         time.sleep(0.02)
+    time.sleep(seconds)
     killed = "nothing: the run had ended" if process.poll() is not None else kill(process, who)
     if who == "job":
         process.wait()
@@ -81,7 +82,7 @@ def one_round(trial: Trial, who: str, seconds: float) -> Round:
     third = trial.run()
     leftovers = [str(path) for path in trial.output.rglob("*.tmp")]
     leftovers = [path for path in leftovers if "/state/" not in path]
-    return Round(who, seconds, killed, again.status, differences, later, third.says_nothing_to_do, leftovers)
+    return Round(who, events, killed, again.status, differences, later, third.says_nothing_to_do, leftovers)
 
 
 def kill(process: subprocess.Popen[bytes], who: str) -> str:

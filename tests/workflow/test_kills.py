@@ -11,5 +11,5 @@ from trial import Trial
 def test_killed_runs_are_taken_up(fresh: Trial, who: str) -> None:
     first = fresh.run()
     assert first.status == 0, first.text[-3000:]
-    for found in rounds(fresh, 2, who=who, longest=12.0, seed=1):
+    for found in rounds(fresh, 2, who=who, seed=1):
         assert found.good, str(found)
