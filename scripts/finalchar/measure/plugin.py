@@ -175,7 +175,7 @@ class BatchPlugin(MeasurementPlugin[S]):
             raise
         except Exception as error:
             logger.warning("%s measures star by star, because all together failed: %s", self.name, error)
-        for star in stars:
+        for star in range(len(table)):
             with self.failures(table, star):
                 self.measure_batch(context, table, stars[star : star + 1])
 
