@@ -20,7 +20,17 @@ SCALE = 0.2
 ROTATION = 0.6
 
 
+OTHER_FRAMES = {
+    "mirrored": (-1.0, 0.0, 0.0, 1.0),
+    "mirrored and turned": (np.cos(ROTATION), np.sin(ROTATION), np.sin(ROTATION), -np.cos(ROTATION)),
+    "oblong pixels": (1.1, 0.0, 0.0, 1 / 1.1),
+}
+
+
 def local_wcs(rotation):
+    """Return the frame of the stars: turned by an angle, or one of the others by its name."""
+    if rotation in OTHER_FRAMES:
+        return galsim.JacobianWCS(*(SCALE * element for element in OTHER_FRAMES[rotation]))
     if rotation == 0:
         return galsim.PixelScale(SCALE)
     c, s = SCALE * np.cos(rotation), SCALE * np.sin(rotation)
@@ -93,6 +103,9 @@ CASES = {
     "fixed centres": {"centered": False},
     "linear interpolant": {"interpolant": "Lanczos(5)", "order": 1},
     "rotated": {"rotation": ROTATION, "stamp": 27},
+    "mirrored": {"rotation": "mirrored"},
+    "mirrored and turned": {"rotation": "mirrored and turned", "stamp": 27},
+    "oblong pixels": {"rotation": "oblong pixels", "stamp": 21},
 }
 
 
