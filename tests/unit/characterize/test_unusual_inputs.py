@@ -1,0 +1,177 @@
+"""Unusual pixels and rows through the whole chain: the right status, no silent number, no harm to others."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gaussian_psf import gaussian_determiner, quick_config
+
+from finalchar.characterize import Subtasks, characterize_detector, read_detector
+from finalchar.parity.survey import isolated_stars, paths_of
+from finalchar.status import Status
+
+ROOT = Path(__file__).parents[3] / "tests/data/golden_small"
+VISIT, DETECTOR = 2026011500101, 0
+QUICK = Subtasks(psf_determiner=gaussian_determiner)
+FLUXES = ("base_PsfFlux", "base_GaussianFlux")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return quick_config()
+
+
+@pytest.fixture(scope="module")
+def inputs(config):
+    exposure, src, band = paths_of(ROOT, VISIT, DETECTOR)
+    isolated = isolated_stars(ROOT, VISIT, DETECTOR, band, config)
+    return read_detector(
+        visit=VISIT, detector=DETECTOR, band=band, exposure=exposure, src=src, isolated=isolated
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(inputs, config):
+    return characterize_detector(inputs=inputs, config=config, subtasks=QUICK)
+
+
+def with_planes(inputs, **planes):
+    return dataclasses.replace(inputs, exposure=dataclasses.replace(inputs.exposure, **planes))
+
+
+def with_column(inputs, name, values):
+    table = inputs.sources.with_columns({inputs.sources.resolve(name): values})
+    return dataclasses.replace(inputs, sources=table)
+
+
+def first_star(inputs, plain):
+    """Return row of the catalogue, pixel x and y of the first used star."""
+    star = int(np.flatnonzero(plain.table["calib_psf_used"])[0])
+    row = int(np.flatnonzero(inputs.sources["id"] == plain.table["id"][star])[0])
+    x, y = (int(np.floor(inputs.sources[f"slot_Centroid_{axis}"][row] + 0.5)) for axis in "xy")
+    return star, row, x, y
+
+
+def check_no_silent_number(table):
+    for name in FLUXES:
+        good = ~table[f"{name}_flag"]
+        assert np.isfinite(table[f"{name}_instFlux"][good]).all(), name
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("plane", ["image", "variance"])
+def test_one_bad_pixel_flags_its_star_only(inputs, plain, config, plane, value):
+    star, _, x, y = first_star(inputs, plain)
+    pixels = getattr(inputs.exposure, plane).copy()
+    pixels[y + 2, x] = value
+    result = characterize_detector(
+        inputs=with_planes(inputs, **{plane: pixels}), config=config, subtasks=QUICK
+    )
+    assert result.status.status is Status.OK
+    check_no_silent_number(result.table)
+    flagged = result.table["base_PsfFlux_flag"] & ~plain.table["base_PsfFlux_flag"]
+    assert flagged.tolist() == [row == star for row in range(len(flagged))]
+    others = ~flagged
+    for name in ("ext_shapeHSM_HsmSourceMoments_xx", "ext_shapeHSM_HsmPsfMoments_xx"):
+        np.testing.assert_allclose(result.table[name][others], plain.table[name][others], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("plane", "value", "used"),
+    [
+        ("image", np.nan, 0),
+        ("image", 0.0, 0),
+        ("variance", 0.0, 0),
+        ("variance", np.nan, 0),
+        ("variance", -9.0, 0),
+    ],
+)
+def test_a_plane_without_a_sound_number_is_a_failed_psf(inputs, config, plane, value, used):
+    pixels = np.full_like(getattr(inputs.exposure, plane), value)
+    result = characterize_detector(inputs=with_planes(inputs, **{plane: pixels}), config=config)
+    assert result.status.status is Status.PSF_FAILED
+    assert result.record.psf is None
+    assert result.status.counts["used"] == used
+    assert np.isnan(result.table["base_PsfFlux_instFlux"]).all()
+
+
+def test_everything_masked_is_a_failed_psf(inputs, config):
+    mask = inputs.exposure.mask | inputs.exposure.mask_bits(["BAD"])
+    result = characterize_detector(inputs=with_planes(inputs, mask=mask), config=config)
+    assert result.status.status is Status.PSF_FAILED
+    assert "0 of at least 6" in result.status.sentence
+
+
+@pytest.mark.parametrize("x", [np.nan, np.inf, -np.inf, -1e9, 1e12, -0.5, 0.0, 3.0])
+def test_a_centroid_off_the_image_costs_its_star(inputs, plain, config, x):
+    """K12: not finite, far away, at the very edge: never in the fit, flagged, and the others as before."""
+    star, row, _, _ = first_star(inputs, plain)
+    column = inputs.sources["slot_Centroid_x"].copy()
+    column[row] = x
+    result = characterize_detector(
+        inputs=with_column(inputs, "slot_Centroid_x", column), config=config, subtasks=QUICK
+    )
+    assert result.status.status is Status.OK
+    assert not result.table["calib_psf_used"][star]
+    assert result.status.counts["good_stamps"] == plain.status.counts["good_stamps"] - 1
+    assert result.table["base_PsfFlux_flag"][star]
+    assert result.table["finalchar_Plausibility_flag"][star]
+    check_no_silent_number(result.table)
+    others = np.arange(len(plain.table)) != star
+    name = "ext_shapeHSM_HsmSourceMoments_xx"
+    np.testing.assert_allclose(result.table[name][others], plain.table[name][others], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_large_ids_of_either_kind(inputs, plain, config, dtype):
+    """K10: neighbouring ids beyond 2**53, signed or not, give the same stars."""
+    shift = 2**62 - int(inputs.sources["id"].max())
+
+    def moved(ids):
+        return np.where(ids == 0, 0, ids + shift)
+
+    footprints = dataclasses.replace(
+        inputs.footprints,
+        source_id=moved(inputs.footprints.source_id).astype(dtype),
+        parent=moved(inputs.footprints.parent).astype(dtype),
+    )
+    isolated = dataclasses.replace(inputs.isolated, source_id=moved(inputs.isolated.source_id))
+    changed = with_column(inputs, "id", moved(inputs.sources["id"]).astype(dtype))
+    changed = dataclasses.replace(changed, footprints=footprints, isolated=isolated)
+    result = characterize_detector(inputs=changed, config=config, subtasks=QUICK)
+    assert result.table["id"].dtype == np.int64
+    np.testing.assert_array_equal(result.table["id"], moved(plain.table["id"]))
+    for name in ("calib_psf_used", "calib_psf_reserved", "base_PsfFlux_flag"):
+        np.testing.assert_array_equal(result.table[name], plain.table[name])
+
+
+def test_rows_in_any_order(inputs, plain, config):
+    """K11: the catalogue shuffled, its footprints not."""
+    order = np.random.default_rng(5).permutation(len(inputs.sources))
+    shuffled = dataclasses.replace(inputs, sources=inputs.sources.select(order))
+    result = characterize_detector(inputs=shuffled, config=config, subtasks=QUICK)
+    back = np.argsort(result.table["id"])
+    assert result.status.status is Status.OK
+    for name in ("id", "calib_psf_reserved", "calib_psf_candidate"):
+        np.testing.assert_array_equal(result.table[name][back], plain.table[name])
+    # The fluxes are corrected with a fit whose sums run in another order.
+    np.testing.assert_allclose(
+        result.table["base_PsfFlux_instFlux"][back], plain.table["base_PsfFlux_instFlux"], rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_hardly_any_star(inputs, plain, config, number):
+    """One or two stars below S/N 200: a constant PSF where that is wanted, no aperture correction."""
+    few = config.checked()
+    few.psf_determiner.piff.zerothOrderInterpNotEnoughStars = True
+    kept = np.isin(inputs.sources["id"], plain.table["id"][plain.table["calib_psf_used"]][:number])
+    changed = with_column(inputs, "base_GaussianFlux_flag", inputs.sources["base_GaussianFlux_flag"] | ~kept)
+    result = characterize_detector(inputs=changed, config=few)
+    assert len(result.table) == result.status.counts["used"] == number
+    assert result.record.psf is not None
+    assert result.status.status is Status.AP_CORR_FAILED
+    assert result.table["base_PsfFlux_flag_apCorr"].all()
