@@ -58,7 +58,8 @@ def predict_errors(
     inverse_rows, inverse_columns = (inverse_gram(gram) for gram in rendering.grams(star_weight))
     mean_grid = unit_sum(star_grids(fit.q, used.basis, settings.size)).mean(axis=0)
     gradients, size = moment_gradients(mean_grid, used, settings)
-    noise = used.weight**2 * np.where(used.weight > 0, variance[use], 0.0)
+    # A negative variance takes part in the fit (selection specification 6.4) but is no noise.
+    noise = used.weight**2 * np.where(used.weight > 0, np.maximum(variance[use], 0.0), 0.0)
     roots = []
     for gradient in gradients:
         solved = inverse_rows @ gradient @ inverse_columns

@@ -108,6 +108,19 @@ def test_errors_grow_outside_the_stars(setting):
     assert (outside > 5 * inside).all()
 
 
+@pytest.mark.parametrize("value", [-100.0, -1e8])
+def test_a_negative_variance_is_no_noise(setting, value):
+    """Pixels of negative variance take part in the fit; the predicted error stays a number."""
+    stamps, variance, settings, _ = setting
+    fit = fit_grid(stamps, settings)
+    changed = variance.copy()
+    changed[0, 3:9, 3:9] = value
+    place = basis_at(np.array([500.0]), np.array([500.0]))
+    plain, other = (predict_errors(stamps, each, settings, fit).at(place) for each in (variance, changed))
+    # 36 pixels of one star in 20 or more: the error hardly changes.
+    assert other == pytest.approx(plain, rel=0.1)
+
+
 def test_errors_fall_with_more_signal(setting):
     stamps, variance, settings, _ = setting
     fit = fit_grid(stamps, settings)
