@@ -193,7 +193,9 @@ def shortened(lines: Sequence[str]) -> list[str]:
 
 # -- what is due -----------------------------------------------------------------------------------------
 def missing_sentences(planned: Plan) -> list[str]:
-    """One sentence per missing input file."""
+    """One sentence per missing input file; before the lists are made no detector has been planned."""
+    if planned.gate.due:
+        planned.note_missing_files()
     lines = [
         f"visit {visit} detector {detector}: {path} is missing, its status is input_missing: "
         "correct detectors.csv or bring it back"
@@ -335,13 +337,14 @@ def detector_statuses(survey: Survey) -> Iterator[tuple[int, int, Mapping[str, A
 
 
 def outcome_table(survey: Survey) -> list[str]:
-    """Return the table of outcomes per visit, and one sentence per detector that ended in an error."""
+    """Return the table of outcomes per visit, and every sentence about errors of detectors, once."""
     counts: dict[int, Counter[str]] = {visit: Counter() for visit in survey.visits}
-    errors = []
+    errors: dict[str, list[str]] = {}
     for visit, detector, found in detector_statuses(survey):
         counts[visit][found["status"] if found else "not made"] += 1
         if found and found["status"] in plan.ERROR_STATUSES:
-            errors.append(f"visit {visit} detector {detector}: {found['status']}: {found['sentence']}")
+            sentence = f"{found['status']}: {found['sentence']}"
+            errors.setdefault(sentence, []).append(f"visit {visit} detector {detector}")
     lines = [f"products in {survey.layout.output}; outcome of the detectors:"]
     visits = [
         f"  visit {visit} ({survey.visits[visit][0]['band']}): "
@@ -351,7 +354,13 @@ def outcome_table(survey: Survey) -> list[str]:
     if len(visits) > MOST_LINES:
         total: Counter[str] = sum(counts.values(), Counter())
         visits = [f"  {number} {name}" for name, number in sorted(total.items())]
-    return [*lines, *visits, *shortened(errors)]
+    return [*lines, *visits, *shortened([f"{names_of(where)}: {what}" for what, where in errors.items()])]
+
+
+def names_of(detectors: Sequence[str]) -> str:
+    """Return the first of the detectors that share a sentence, and how many there are."""
+    more = len(detectors) - 1
+    return detectors[0] + (f" and {more} more detector{'s' if more > 1 else ''}" if more else "")
 
 
 def error_sentence(survey: Survey) -> str:

@@ -398,10 +398,20 @@ class Plan:
             elif status["status"] in ERROR_STATUSES:
                 self.known_errors[key] = status
         if why or key in self.known_errors:
-            missing = [p for p in inputs.files.values() if not os.path.exists(f"{inputs.folder}/{p}")]
-            if missing:
-                self.missing_files[key] = missing
+            self._note_missing(visit, row)
         return why
+
+    def _note_missing(self, visit: int, row: Row) -> None:
+        inputs = detector_inputs(self.survey.folder, row)
+        missing = [path for path in inputs.files.values() if not os.path.exists(f"{inputs.folder}/{path}")]
+        if missing:
+            self.missing_files[visit, row["detector"]] = missing
+
+    def note_missing_files(self) -> None:
+        """Look for the files of all detectors, due or not."""
+        for visit, rows in self.survey.visits.items():
+            for row in rows:
+                self._note_missing(visit, row)
 
     @kept
     def visit(self, visit: int) -> Unit:

@@ -7,6 +7,7 @@ top: a job that finds nothing due imports no science.  docs/staleness.md has the
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
@@ -551,6 +552,17 @@ class DetectorWork:
         self._config: Any = None
 
     def make(self, row: Row) -> None:
+        """Make one detector; an exception that ends the job is told by it and is no death at the detector."""
+        try:
+            self._make(row)
+        except StaleRunError:
+            raise
+        except Exception:
+            with suppress(OSError):  # a full disk
+                self.group.save()
+            raise
+
+    def _make(self, row: Row) -> None:
         """Compute one detector, write its products and save the group's record."""
         number = str(row["detector"])
         files = self._look(row)
@@ -817,6 +829,15 @@ def progress(layout: Layout) -> str:
     return f"[{done}/{max(done, due)}]"
 
 
+def remedy(error: OSError) -> str:
+    """Say what to do about a folder that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; make room for the output folder, then start again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "; get the right to write there or choose another `output.folder`, then start again"
+    return ""
+
+
 @contextmanager
 def one_sentence(log: Callable[[], None]) -> Iterator[None]:
     """Turn errors into one sentence on the screen, the traceback in the log and exit status 1."""
@@ -828,7 +849,8 @@ def one_sentence(log: Callable[[], None]) -> Iterator[None]:
         sys.exit(1)
     except OSError as error:
         log()
-        say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        where = f": {error.filename}" if error.filename else ""
+        say(f"error: {error.strerror or error}{where}{remedy(error)}")
         sys.exit(1)
 
 

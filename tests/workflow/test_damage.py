@@ -54,8 +54,10 @@ def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
     """K24: planning goes on, the rest is made and consolidated, the sentence stands last, not status 0."""
     path = fresh.survey / f"calexp_{FIRST}_1.fits"
     hidden = path.rename(fresh.root / "hidden.fits")
+    assert f"visit {FIRST} detector 1: {path.name} is missing" in fresh.finalchar("status").stdout
     outcome = fresh.run()
     assert outcome.status != 0
+    assert outcome.text.index(f"{path.name} is missing") < outcome.text.index("Execute")
     assert bad(fresh) == {(FIRST, 1): "input_missing"}
     assert f"{path.name} is missing" in last_words(outcome.text)
     assert "1 input_missing" in last_words(outcome.text)
@@ -131,6 +133,29 @@ def test_truncated_raising_and_dying_detectors(fresh: Trial) -> None:
 
     exposure.write_bytes(whole)
     fresh.library("characterize.py").write_text(sound)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert bad(fresh) == {}
+    assert fresh.differences() == []
+
+
+def test_full_disk_is_told_and_the_next_run_goes_on(fresh: Trial) -> None:
+    """What cannot be written is no fault of a detector; nothing half-written, the same command then works."""
+    path = fresh.library("formats/products.py")
+    sound = path.read_text()
+    path.write_text(
+        sound
+        + "\n\ndef write_detector_products(result, psf_ap_corr, table):\n"
+        + "    import errno\n"
+        + "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+    )
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert "No space left on device; make room for the output folder, then start again" in outcome.text
+    assert "died" not in outcome.text
+    assert list((fresh.output / str(FIRST)).rglob("*.fits")) == []
+
+    path.write_text(sound)
     outcome = fresh.run()
     assert outcome.status == 0, outcome.text[-2000:]
     assert bad(fresh) == {}
