@@ -45,6 +45,8 @@ TOLERANCE = 1e-13
 """Relative preconditioned residual at which conjugate gradients stop."""
 MAX_STEPS = 400
 """Steps after which the system counts as not determined (a well-posed one needs 15 to 60)."""
+MIN_STEPS_ALLOWED = 100
+"""Steps that are allowed even where a dense solution would be cheaper by then."""
 MIN_GRAM_EIGENVALUE = 1e-10
 """Smallest eigenvalue of an averaged Gram matrix, relative to its largest: below, grid points are free."""
 CENTRE_STEP_ARCSEC = 1e-5
@@ -398,7 +400,7 @@ def solve_normal_equations(
         return np.asarray(inverse_rows @ r @ inverse_columns)
 
     right = gather(rendering.collect(residual * weight * flux[:, None, None]))
-    solution, steps = _conjugate_gradients(apply, precondition, right)
+    solution, steps = _conjugate_gradients(apply, precondition, right, _allowed_steps(rendering, terms))
     return (back @ solution.reshape(terms, -1)).T, steps
 
 
@@ -432,15 +434,16 @@ def _conjugate_gradients(
     apply: Callable[[FloatArray], FloatArray],
     precondition: Callable[[FloatArray], FloatArray],
     right: FloatArray,
+    allowed: int,
 ) -> tuple[FloatArray, int]:
-    """Solve ``apply(x) = right`` for a symmetric positive operator."""
+    """Solve ``apply(x) = right`` for a symmetric positive operator in at most so many steps."""
     x = np.zeros_like(right)
     residual = right.copy()
     z = precondition(residual)
     direction = z.copy()
     product = float(np.vdot(residual, z))
     goal = product * TOLERANCE**2
-    for step in range(1, MAX_STEPS + 1):
+    for step in range(1, allowed + 1):
         if product <= goal:
             return x, step - 1
         image = apply(direction)
@@ -453,7 +456,19 @@ def _conjugate_gradients(
         z = precondition(residual)
         previous, product = product, float(np.vdot(residual, z))
         direction = z + (product / previous) * direction
-    raise NotDeterminedError(f"the PSF equations did not converge in {MAX_STEPS} steps")
+    raise NotDeterminedError(f"the PSF equations did not converge in {allowed} steps")
+
+
+def _allowed_steps(rendering: Rendering, terms: int) -> int:
+    """Steps after which building and solving the dense system would have been the cheaper way."""
+    stars, _, size = rendering.columns.shape
+    unknowns, pixels = size**2 * terms, math.prod(rendering.shape)
+    dense = stars * (pixels * size**4 + 2 * unknowns**2) + unknowns**3 / 3
+    if rendering.separable:
+        step = 4 * stars * rendering.shape[0] * size * (rendering.shape[1] + size)
+    else:
+        step = 4 * stars * pixels * size**2
+    return max(MIN_STEPS_ALLOWED, min(MAX_STEPS, int(dense / step)))
 
 
 def _update_flux_and_center(
