@@ -12,12 +12,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import ValidationError, model_validator
 
 from finalchar import config_text, strict_yaml
-from finalchar.config_base import Field, Section, explain, subsection, tell_paths
+from finalchar.config_base import Field, Section, explain, only, subsection, tell_paths
 from finalchar.config_choices import choice, compose_choice, compose_plugins, settings_in
 from finalchar.config_sites import (
     AP_CORR_SELECTION,
@@ -133,8 +133,8 @@ class Slots(Section):
 class NoiseReplacer(Section):
     """How other sources are replaced by noise (measurement specification 2)."""
 
-    noiseSource: Literal["measure", "meta", "variance", "variance_median"] = Field(
-        "measure", description="where the noise level comes from"
+    noiseSource: Annotated[Literal["measure", "meta", "variance", "variance_median"], only("measure")] = (
+        Field("measure", description="where the noise level comes from; only measure is supported")
     )
     noiseOffset: float = Field(0.0, description="added to the noise, in counts")
     noiseSeedMultiplier: int = Field(1, description="seed of the noise")

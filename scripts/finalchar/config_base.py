@@ -18,11 +18,11 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from finalchar.errors import ConfigError
 
-__all__ = ["Field", "Section", "explain", "nearest", "subsection", "tell_paths"]
+__all__ = ["Field", "Section", "explain", "nearest", "only", "subsection", "tell_paths"]
 
 
 class Section(BaseModel):
@@ -71,6 +71,17 @@ def tell_paths(section: Section, path: str = "") -> None:
 def subsection(kind: type[Section], description: str) -> Any:
     """Field that holds a section, made with its defaults: ``limits: Limits = subsection(Limits, "...")``."""
     return Field(default_factory=kind, description=description)
+
+
+def only(value: Any) -> AfterValidator:
+    """Validator of a setting that other values are not supported of: ``x: Annotated[float, only(0.0)]``."""
+
+    def check(given: Any) -> Any:
+        if given != value:
+            raise ValueError(f"{given!r} is not supported; it must be {value!r}.")
+        return given
+
+    return AfterValidator(check)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

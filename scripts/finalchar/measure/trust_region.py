@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,9 @@ class OptimizerSettings(Section):
     trustRegionSolverTolerance: float = SettingsField(1e-8, description="relative tolerance of |step|")
     maxInnerIterations: int = SettingsField(20, ge=1, description="most rejected steps in a row")
     maxOuterIterations: int = SettingsField(500, ge=1, description="most accepted steps")
-    doSaveIterations: bool = SettingsField(False, description="accepted for compatibility; nothing is saved")
+    doSaveIterations: Literal[False] = SettingsField(
+        False, description="keep the course of the fit; not supported"
+    )
 
 
 class FitState(IntEnum):

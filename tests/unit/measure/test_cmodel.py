@@ -73,7 +73,7 @@ def test_results_do_not_depend_on_the_other_stars(stars, settings_of):
     scene, table = stars
     some = scene.measure("fixed", settings_of(PLUGINS), rows=[2, 7])
     for column in table.columns:
-        if column.startswith(NAME):
+        if column.startswith(NAME) and not column.endswith("_time"):
             assert some[column].tobytes() == table[column][[2, 7]].tobytes(), column
 
 
@@ -184,7 +184,7 @@ def test_groups_make_no_difference(stars, settings_of, monkeypatch):
     monkeypatch.setattr("finalchar.measure.cmodel.measurement.PIXELS_PER_GROUP", 1)
     one_by_one = scene.measure("fixed", settings_of(PLUGINS))
     for column in table.columns:
-        if column.startswith(NAME):
+        if column.startswith(NAME) and not column.endswith("_time"):
             assert one_by_one[column].tobytes() == table[column].tobytes(), column
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,7 @@ class GalaxyMeasurement:
         if not len(inputs.stars):
             return
         start, galaxies = self._start(inputs, flux_unit[good])
-        initial = fit_stage(galaxies, pixels, start, self.settings.initial, refit_amplitude=True)
-        self._store_stage(inputs.stars, "initial", initial, galaxies.fixed)
+        initial = self._fit_profile("initial", inputs.stars, galaxies, pixels, start)
         good = ~initial.failed
         self._fit_final(inputs[good], galaxies[good], region.ellipse[good], initial.parameters[good])
 
@@ -154,13 +154,23 @@ class GalaxyMeasurement:
         if not good.any():
             return
         inputs, galaxies, pixels, start = inputs[good], galaxies[good], pixels[good], start[good]
-        exponential = fit_stage(galaxies, pixels, start, self.settings.exp, refit_amplitude=False)
-        self._store_stage(inputs.stars, "exp", exponential, galaxies.fixed)
-        de_vaucouleurs = fit_stage(galaxies, pixels, start, self.settings.dev, refit_amplitude=False)
-        self._store_stage(inputs.stars, "dev", de_vaucouleurs, galaxies.fixed)
+        exponential = self._fit_profile("exp", inputs.stars, galaxies, pixels, start)
+        de_vaucouleurs = self._fit_profile("dev", inputs.stars, galaxies, pixels, start)
         combined = combine(galaxies, pixels, exponential, de_vaucouleurs)
         both = ~exponential.failed & ~de_vaucouleurs.failed & combined.solved
         self._store_combination(inputs.stars, combined, both)
+
+    def _fit_profile(
+        self, stage: str, stars: IntArray, galaxies: Galaxies, pixels: FitPixels, start: FloatArray
+    ) -> StageResult:
+        """Fit one profile and store what is found; stars are fitted together and share the time alike."""
+        settings = getattr(self.settings, stage)
+        began = perf_counter()
+        result = fit_stage(galaxies, pixels, start, settings, refit_amplitude=stage == "initial")
+        if settings.doRecordTime and len(stars):
+            self._column(f"{stage}_time")[stars] = (perf_counter() - began) / len(stars)
+        self._store_stage(stars, stage, result, galaxies.fixed)
+        return result
 
     def _fail_without_flux(self, stars: IntArray) -> None:
         """Flag stars that have no positive flux to start from."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from finalchar.config_base import Field, Section, subsection
+from finalchar.config_base import Field, Section, only, subsection
 from finalchar.measure.plugin import PluginSettings
 from finalchar.measure.trust_region import OptimizerSettings
 
@@ -24,15 +24,15 @@ class EmpiricalPriorSettings(Section):
 
 
 class LinearPriorSettings(Section):
-    """The reference's other prior; not used."""
+    """The reference's other prior, which is not supported."""
 
-    logRadiusMinOuter: float = Field(-6.001, description="not used")
-    logRadiusMinInner: float = Field(-6.0, description="not used")
-    logRadiusMaxOuter: float = Field(3.001, description="not used")
-    logRadiusMaxInner: float = Field(3.0, description="not used")
-    logRadiusMinMaxRatio: float = Field(1.0, description="not used")
-    ellipticityMaxOuter: float = Field(2.001, description="not used")
-    ellipticityMaxInner: float = Field(2.0, description="not used")
+    logRadiusMinOuter: Annotated[float, only(-6.001)] = Field(-6.001, description="not supported")
+    logRadiusMinInner: Annotated[float, only(-6.0)] = Field(-6.0, description="not supported")
+    logRadiusMaxOuter: Annotated[float, only(3.001)] = Field(3.001, description="not supported")
+    logRadiusMaxInner: Annotated[float, only(3.0)] = Field(3.0, description="not supported")
+    logRadiusMinMaxRatio: Annotated[float, only(1.0)] = Field(1.0, description="not supported")
+    ellipticityMaxOuter: Annotated[float, only(2.001)] = Field(2.001, description="not supported")
+    ellipticityMaxInner: Annotated[float, only(2.0)] = Field(2.0, description="not supported")
 
 
 class StageSettings(Section):
@@ -46,11 +46,11 @@ class StageSettings(Section):
     priorSource: Literal["EMPIRICAL"] = Field("EMPIRICAL", description="which prior")
     priorName: Literal[""] = Field("", description="not used by the empirical prior")
     empiricalPriorConfig: EmpiricalPriorSettings = subsection(EmpiricalPriorSettings, "the prior")
-    linearPriorConfig: LinearPriorSettings = subsection(LinearPriorSettings, "not used")
+    linearPriorConfig: LinearPriorSettings = subsection(LinearPriorSettings, "not supported")
     optimizer: OptimizerSettings = subsection(OptimizerSettings, "the optimiser")
     doRecordHistory: bool = Field(True, description="fill the column nIter")
     doRecordTime: bool = Field(
-        True, description="there is a column time; it stays NaN: stars are fitted together"
+        True, description="fill the column time, if output.record_time says so: wall time per star"
     )
 
 

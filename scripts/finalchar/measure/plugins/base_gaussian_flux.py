@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import only
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
@@ -18,7 +21,9 @@ ORDER = 2.0
 class Settings(PluginSettings):
     """Settings of base_GaussianFlux."""
 
-    background: float = SettingsField(0.0, description="not used, as in the reference")
+    background: Annotated[float, only(0.0)] = SettingsField(
+        0.0, description="must be 0: the reference has it and does not use it"
+    )
 
 
 class Plugin(PerStarPlugin[Settings]):

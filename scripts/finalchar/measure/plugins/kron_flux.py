@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import only
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.apertures import aperture_reach, measure_apertures, prepare_apertures
 from finalchar.measure.context import MeasurementContext
@@ -63,7 +64,9 @@ class Settings(PluginSettings):
         False, description="start from the footprint's size; not supported"
     )
     smoothingSigma: float = SettingsField(-1.0, le=0, description="smoothing before the sums; not supported")
-    refRadiusName: str = SettingsField(f"{NAME}_radius", description="used by forced measurement only")
+    refRadiusName: Annotated[str, only(f"{NAME}_radius")] = SettingsField(
+        f"{NAME}_radius", description="of forced measurement only, which is not supported"
+    )
 
 
 @dataclass
