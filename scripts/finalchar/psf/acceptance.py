@@ -216,9 +216,9 @@ def _check_predicted_error(
     worst = float(errors.max())
     figures["predicted_size_error"] = worst
     sentence = f"the predicted error of the PSF's size reaches {100 * worst:.1f} per cent"
-    if settings.max_predicted_size_error is not None and worst > settings.max_predicted_size_error:
+    if settings.max_predicted_size_error is not None and not worst <= settings.max_predicted_size_error:
         raise PsfRefusedError(f"{sentence} (psf_acceptance.max_predicted_size_error).", figures)
-    if worst > settings.poor_predicted_size_error:
+    if not worst <= settings.poor_predicted_size_error:  # what is no number is no good number
         reasons.append(sentence)
 
 

@@ -151,6 +151,15 @@ def test_the_limit_of_the_predicted_error():
         check_psf(fit_of(GOOD, proof), EXPOSURE, Settings(max_predicted_size_error=0.01))
 
 
+def test_an_error_that_is_no_number_is_no_good_error():
+    errors = SimpleNamespace(at=lambda basis: np.full((len(basis), 3), np.nan), size=2.0)
+    proof = spread(60, errors=errors)
+    figures = check_psf(fit_of(GOOD, proof), EXPOSURE, Settings())
+    assert "predicted error" in figures["poorly_determined_because"]
+    with pytest.raises(PsfRefusedError, match="max_predicted_size_error"):
+        check_psf(fit_of(GOOD, proof), EXPOSURE, Settings(max_predicted_size_error=0.5))
+
+
 def test_convex_hull_area():
     x, y = np.array([0, 4, 4, 0, 2, 1, 4]), np.array([0, 0, 3, 3, 1, 2, 0])
     assert acceptance.convex_hull_area(x=x, y=y) == 12
