@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from finalchar.apcorr import acceptance
 from finalchar.apcorr.chebyshev import count_terms, fit_chebyshev
-from finalchar.errors import ApCorrError, InputError
+from finalchar.errors import ApCorrError, InputError, NoWorkError
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import BoundedField, Box
 from finalchar.formats.sources import SourceTable
@@ -179,8 +179,11 @@ def _reference_stars(table: SourceTable, reference: str, select: Select) -> Bool
                 f"the reference flux column {column!r} is missing; set measure_ap_corr.refFluxName to a flux "
                 "of the source catalogue"
             )
-    finite = np.isfinite(table[f"{reference}_instFlux"]) & ~table[f"{reference}_flag"]
-    return np.asarray(select(table) & finite)
+    try:
+        selected = select(table)
+    except NoWorkError as error:  # of selectors that cannot do with an empty sample
+        raise ApCorrError(f"no star is selected for the aperture corrections: {error}") from None
+    return np.asarray(selected & np.isfinite(table[f"{reference}_instFlux"]) & ~table[f"{reference}_flag"])
 
 
 def _good_flux(table: SourceTable, name: str) -> BoolArray:

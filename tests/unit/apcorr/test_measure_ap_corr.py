@@ -11,7 +11,7 @@ from finalchar.apcorr import acceptance
 from finalchar.apcorr.apply import apply_ap_corr
 from finalchar.apcorr.chebyshev import chebyshev_basis, count_terms, fit_chebyshev
 from finalchar.apcorr.measure import measure_ap_corr
-from finalchar.errors import ApCorrError, InputError
+from finalchar.errors import ApCorrError, InputError, NoWorkError
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
@@ -188,6 +188,17 @@ def test_required_correction_with_too_few_stars_names_flux_and_count(name, usabl
     table[f"{name}_instFlux"][usable:] = np.nan
     with pytest.raises(ApCorrError, match=rf"{name} \({usable}\); 20 stars have a good reference"):
         measure(table, names=(FLUX, KRON, GAAP))
+
+
+def test_a_selector_that_finds_nothing_is_a_failed_correction():
+    """The detector has a PSF and rows by then: it is not one without work (truth table 4.10)."""
+    x, y = stars(np.random.default_rng(4), 20)
+
+    def nothing(table):
+        raise NoWorkError("no_selected_sources", "No good star candidates out of 20 input sources")
+
+    with pytest.raises(ApCorrError, match="no star is selected .* out of 20"):
+        measure(make_table(np.ones(20), x, y), select=nothing)
 
 
 def test_no_reference_flux_names_every_required_flux():
