@@ -197,7 +197,7 @@ def test_a_selector_that_finds_nothing_is_a_failed_correction():
     def nothing(table):
         raise NoWorkError("no_selected_sources", "No good star candidates out of 20 input sources")
 
-    with pytest.raises(ApCorrError, match="no star is selected .* out of 20"):
+    with pytest.raises(ApCorrError, match=r"no star is selected .* out of 20"):
         measure(make_table(np.ones(20), x, y), select=nothing)
 
 
