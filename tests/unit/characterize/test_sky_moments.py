@@ -77,6 +77,17 @@ def test_rotation_to_the_horizon():
     assert table["shape_Iazaz"][0] == pytest.approx(table["shape_Iuu"][0], rel=1e-6)
 
 
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+def test_sense_of_the_rotation_to_the_horizon(compatibility):
+    """What is long to the east lies, after an eighth of a turn, between the first axis and the second."""
+    wcs = TangentPlane(angle=0.0)
+    table = make_table([500.0], [400.0], xx=4.0, yy=3.0, xy=0.0)
+    turned = add_sky_moments(table, wcs, np.pi / 4.0, compatibility=compatibility)
+    half_difference = 0.5 * (turned["shape_Iuu"][0] - turned["shape_Ivv"][0])
+    assert half_difference > 0.0
+    assert turned["shape_Ialtaz"][0] == pytest.approx(half_difference, rel=1e-6)
+
+
 @pytest.mark.parametrize("axes", ["xx", "yy", "xy"])
 def test_a_moment_that_is_not_finite_gives_nan(axes):
     table = make_table([400.0, 500.0], [400.0, 300.0])
