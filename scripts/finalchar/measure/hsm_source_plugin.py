@@ -8,7 +8,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, PerStarPlugin, PluginSettings
+from finalchar.measure.plugin import CentroidFlagPlugin, Field, PluginSettings
 
 __all__ = ["SourceMomentsPlugin", "SourceMomentsSettings"]
 
@@ -31,21 +31,12 @@ class SourceMomentsSettings(PluginSettings):
 S = TypeVar("S", bound=SourceMomentsSettings)
 
 
-class SourceMomentsPlugin(PerStarPlugin[S]):
+class SourceMomentsPlugin(CentroidFlagPlugin[S]):
     """Adaptive moments on the footprint's box, started at the centroid with 2.5 PSF sizes."""
 
     def fields(self) -> list[Field]:
         """Return the columns."""
         return hsm.moment_fields(self.name, "source")
-
-    def aliases(self, *, centroid: str, shape: str) -> dict[str, str]:
-        """Return the alias of the centroid's flag."""
-        return {f"{self.name}_flag_badCentroid": f"{centroid}_flag"}
-
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars."""
-        self.flag_bad_centroids(context, table)
-        super().measure(context, table)
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Measure one star."""

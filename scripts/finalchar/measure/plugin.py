@@ -162,6 +162,19 @@ class PerStarPlugin(MeasurementPlugin[S]):
         raise NotImplementedError
 
 
+class CentroidFlagPlugin(PerStarPlugin[S]):
+    """A plugin that measures star after star and takes over the flag of the centroid (1.2)."""
+
+    def aliases(self, *, centroid: str, shape: str) -> Mapping[str, str]:
+        """Return the alias of the centroid's flag."""
+        return {f"{self.name}_flag_badCentroid": f"{centroid}_flag"}
+
+    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
+        """Flag the stars whose centroid is flagged, and measure each star."""
+        self.flag_bad_centroids(context, table)
+        super().measure(context, table)
+
+
 class BatchPlugin(MeasurementPlugin[S]):
     """A plugin that measures many stars at once."""
 

@@ -11,7 +11,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
-from finalchar.measure.plugin import Field, PerStarPlugin, PluginSettings, StarError, flag
+from finalchar.measure.plugin import CentroidFlagPlugin, Field, PluginSettings, StarError, flag
 
 NAME = "base_PsfFlux"
 ORDER = 2.0
@@ -45,7 +45,7 @@ class PsfFluxResult:
         return cls(flux, error, float(psf.sum()) ** 2 / alpha, chi2)
 
 
-class Plugin(PerStarPlugin[Settings]):
+class Plugin(CentroidFlagPlugin[Settings]):
     """Fit the PSF's amplitude at the centroid; masked pixels take part unless configured [M-Q30]."""
 
     def fields(self) -> list[Field]:
@@ -72,15 +72,6 @@ class Plugin(PerStarPlugin[Settings]):
     def fluxes(self) -> list[str]:
         """Return the flux to be aperture corrected."""
         return [NAME]
-
-    def aliases(self, *, centroid: str, shape: str) -> dict[str, str]:
-        """Return the alias of the centroid's flag."""
-        return {f"{NAME}_flag_badCentroid": f"{centroid}_flag"}
-
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars."""
-        self.flag_bad_centroids(context, table)
-        super().measure(context, table)
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Fit one star."""

@@ -10,7 +10,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, PerStarPlugin, PluginSettings, StarError
+from finalchar.measure.plugin import CentroidFlagPlugin, Field, PluginSettings, StarError
 
 NAME = "ext_shapeHSM_HigherOrderMomentsPSF"
 ORDER = 2.0
@@ -27,21 +27,12 @@ class Settings(PluginSettings):
     max_order: int = SettingsField(hsm.HIGHER_ORDERS[1], ge=3, description="highest order of the moments")
 
 
-class Plugin(PerStarPlugin[Settings]):
+class Plugin(CentroidFlagPlugin[Settings]):
     """Moments of the kernel image about its central pixel, under the weight of its adaptive moments."""
 
     def fields(self) -> list[Field]:
         """Return the columns."""
         return hsm.higher_order_fields(NAME, "PSF", self._orders())
-
-    def aliases(self, *, centroid: str, shape: str) -> dict[str, str]:
-        """Return the alias of the centroid's flag."""
-        return {f"{NAME}_flag_badCentroid": f"{centroid}_flag"}
-
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure the PSF at all stars."""
-        self.flag_bad_centroids(context, table)
-        super().measure(context, table)
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Measure the PSF at one star."""

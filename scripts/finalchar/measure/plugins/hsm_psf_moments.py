@@ -8,7 +8,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, PerStarPlugin, PluginSettings
+from finalchar.measure.plugin import CentroidFlagPlugin, Field, PluginSettings
 
 NAME = "ext_shapeHSM_HsmPsfMoments"
 ORDER = 1.0
@@ -29,21 +29,12 @@ class Settings(PluginSettings):
     )
 
 
-class Plugin(PerStarPlugin[Settings]):
+class Plugin(CentroidFlagPlugin[Settings]):
     """Adaptive moments of the centred kernel image, its centroid relative to the central pixel."""
 
     def fields(self) -> list[Field]:
         """Return the columns."""
         return hsm.moment_fields(NAME, "PSF")
-
-    def aliases(self, *, centroid: str, shape: str) -> dict[str, str]:
-        """Return the alias of the centroid's flag."""
-        return {f"{NAME}_flag_badCentroid": f"{centroid}_flag"}
-
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure the PSF at all stars."""
-        self.flag_bad_centroids(context, table)
-        super().measure(context, table)
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Measure the PSF at one star."""

@@ -10,7 +10,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, PerStarPlugin, PluginSettings, StarError
+from finalchar.measure.plugin import CentroidFlagPlugin, Field, PluginSettings, StarError
 
 NAME = "ext_shapeHSM_HsmShapeRegauss"
 ORDER = 1.0
@@ -30,7 +30,7 @@ class Settings(PluginSettings):
     )
 
 
-class Plugin(PerStarPlugin[Settings]):
+class Plugin(CentroidFlagPlugin[Settings]):
     """Correct the ellipticity of each star for the PSF at its place; most stars fail, as they must."""
 
     def fields(self) -> list[Field]:
@@ -43,15 +43,6 @@ class Plugin(PerStarPlugin[Settings]):
             Field(f"{NAME}_sigma", "float64", "", f"{method} (shape measurement uncertainty per component)"),
             Field(f"{NAME}_resolution", "float64", "", "Resolution factor (0=unresolved, 1=resolved)"),
         ]
-
-    def aliases(self, *, centroid: str, shape: str) -> dict[str, str]:
-        """Return the alias of the centroid's flag."""
-        return {f"{NAME}_flag_badCentroid": f"{centroid}_flag"}
-
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Measure all stars."""
-        self.flag_bad_centroids(context, table)
-        super().measure(context, table)
 
     def measure_star(self, context: MeasurementContext, table: SourceTable, star: int) -> None:
         """Measure one star."""
