@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from finalchar.errors import InputError
 from finalchar.formats.ast_text import ARCSEC_PER_RADIAN, AstTransform, TransformChain
@@ -81,16 +80,6 @@ class Detector:
         """Mean gain of the amplifiers, electrons per count; None without amplifiers."""
         gains = [amplifier.gain for amplifier in self.amplifiers]
         return float(np.mean(gains)) if gains else None
-
-    def gain_at(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Gain of the amplifier whose box contains each position; NaN outside all of them."""
-        u, v = np.broadcast_arrays(np.floor(np.add(x, 0.5)), np.floor(np.add(y, 0.5)))
-        gain = np.full(u.shape, np.nan)
-        for amplifier in self.amplifiers:
-            box = amplifier.box
-            inside = (u >= box.min_x) & (u <= box.max_x) & (v >= box.min_y) & (v <= box.max_y)
-            gain[inside] = amplifier.gain
-        return gain
 
     @property
     def field_angle(self) -> TransformChain | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AdaptiveMoments", "adaptive_moments", "determinant_radius", "trace_radius"]
+__all__ = ["AdaptiveMoments", "adaptive_moments", "determinant_radius"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -59,11 +59,6 @@ def determinant_radius(moments: AdaptiveMoments) -> FloatArray:
     """Return (Ixx Iyy - Ixy^2)^(1/4), pixels; NaN where that is not a positive number."""
     determinant = moments.xx * moments.yy - moments.xy**2
     return np.where(determinant > 0, np.abs(determinant), np.nan) ** 0.25
-
-
-def trace_radius(moments: AdaptiveMoments) -> FloatArray:
-    """Return sqrt((Ixx + Iyy) / 2), pixels."""
-    return np.sqrt(0.5 * (moments.xx + moments.yy))
 
 
 def adaptive_moments(

@@ -136,9 +136,12 @@ class Candidates:
         )
 
 
-def index_of_position(position: npt.ArrayLike) -> IntArray:
-    """Pixel that holds a position: halves round up (selection specification 0.4)."""
-    return np.floor(np.asarray(position, dtype=np.float64) + 0.5).astype(np.int64)
+def index_of_position(position: npt.ArrayLike) -> FloatArray:
+    """Pixel that holds a position: halves round up (selection specification 0.4).
+
+    As float64, because a position far off the image may lie beyond all integers.
+    """
+    return np.floor(np.asarray(position, dtype=np.float64) + 0.5)
 
 
 def make_psf_candidates(
@@ -277,8 +280,8 @@ def _stamps_inside(
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Stars whose stamp lies in the image, and the first pixels of their stamps."""
     finite = np.isfinite(x) & np.isfinite(y)
-    x0 = np.floor(np.where(finite, x, 0.0) + 0.5) - size // 2
-    y0 = np.floor(np.where(finite, y, 0.0) + 0.5) - size // 2
+    x0 = index_of_position(np.where(finite, x, 0.0)) - size // 2
+    y0 = index_of_position(np.where(finite, y, 0.0)) - size // 2
     box = exposure.box
     inside = (
         finite

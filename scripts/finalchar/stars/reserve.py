@@ -21,7 +21,6 @@ from finalchar.errors import InputError, ReproducibilityError
 __all__ = [
     "BandDraw",
     "ReserveSettings",
-    "check_reserve_methods",
     "draw_digest",
     "draw_reserved",
     "draw_reserved_by_position",
@@ -249,12 +248,6 @@ def check_stable_hash() -> None:
             f"with numpy {np.__version__} the hash of star positions gives other numbers than stored: "
             "install the pinned numpy"
         )
-
-
-def check_reserve_methods() -> None:
-    """Run both self checks; what a job does before its first draw."""
-    check_lsst_draw()
-    check_stable_hash()
 
 
 def draw_tract(
