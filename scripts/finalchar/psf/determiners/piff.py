@@ -1,7 +1,8 @@
-"""The determiner `piff`: a grid of pixels with polynomial interpolation, fitted by Piff.
+"""The determiner `piff`: a grid of pixels with polynomial interpolation (selection specification 6).
 
-Selection specification 6.  The fit itself is Piff's; what stands here is the data that go in, the
-configuration of the fit, and what becomes of the result.
+What flows in: candidate stars and their exposure.  What flows out: a `PsfFit` with a genuine Piff PSF.  The
+fit itself is made by `finalchar.psf.piff_separable` where that applies, else by Piff; what stands here is the
+data that go in, the configuration of the fit, and what becomes of the result.
 """
 
 from __future__ import annotations
