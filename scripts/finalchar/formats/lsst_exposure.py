@@ -139,7 +139,7 @@ def read_image(unit: Hdu) -> npt.NDArray[Any]:
     """
     header = unit.header
     if header.get("ZIMAGE") is True:
-        return read_compressed_image(unit)
+        return _without_blanks(read_compressed_image(unit), header)
     if header.integer("NAXIS") != 2:
         raise InputError(
             f"HDU {unit.number} of {unit.file.path} has {header.integer('NAXIS')} axes, 2 are needed"
@@ -149,11 +149,19 @@ def read_image(unit: Hdu) -> npt.NDArray[Any]:
     raw = np.ndarray(shape, dtype, unit.file.buffer, unit.data_start)
     scale, zero = header.number("BSCALE", 1.0), header.number("BZERO", 0.0)
     if (scale, zero) == (1.0, 0.0):
-        return raw
+        return _without_blanks(raw, header)
     values: npt.NDArray[Any] = raw * scale + zero
     if "BLANK" in header:
         values[raw == header.integer("BLANK")] = np.nan
     return values
+
+
+def _without_blanks(pixels: npt.NDArray[Any], header: Header) -> npt.NDArray[Any]:
+    """Return unscaled pixels with NaN for those that an integer image calls undefined (``BLANK``)."""
+    if "BLANK" not in header or pixels.dtype.kind not in "iu":
+        return pixels
+    blank = pixels == header.integer("BLANK")
+    return np.where(blank, np.nan, pixels) if blank.any() else pixels
 
 
 def _check_pixels(

@@ -242,3 +242,34 @@ def test_the_footprints_of_a_cut_file_are_broken(tmp_path: Path) -> None:
     assert len(read_source_table(cut)) > 100  # the catalogue itself is complete
     with pytest.raises(InputError, match="truncated"):
         read_footprints(cut)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", ["scaled", "unsigned 16", "unsigned 32", "double", "undefined"])
+def test_every_kind_of_pixel_is_read_as_the_number_it_stands_for(
+    tmp_path: Path, kind: str, compressed: bool
+) -> None:
+    """K07: scaled and unsigned integers, and pixels that an integer image calls undefined (BLANK)."""
+    from astropy.io import fits
+
+    from finalchar.formats.fits_file import FitsFile
+    from finalchar.formats.lsst_exposure import read_image
+
+    truth = np.arange(1200.0).reshape(30, 40) + 40000.0
+    header = fits.Header()
+    if kind == "undefined":
+        truth -= 40000.0
+        header["BLANK"] = -99999
+    types = {"unsigned 16": np.uint16, "unsigned 32": np.uint32, "double": np.float64, "undefined": np.int32}
+    pixels = truth.astype(types.get(kind, np.int16), casting="unsafe")
+    if kind == "scaled":
+        pixels = ((truth - 40000.0) * 2.0).astype(np.int16)
+        header["BSCALE"], header["BZERO"] = 0.5, 40000.0
+    if kind == "undefined":
+        pixels[3, 4], truth[3, 4] = -99999, np.nan
+    image = (fits.CompImageHDU if compressed else fits.ImageHDU)(pixels, header)
+    if kind == "scaled":  # astropy takes the numbers for unscaled ones and drops the cards
+        image.header["BSCALE"], image.header["BZERO"] = 0.5, 40000.0
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "image.fits")
+    # Lossy compression of floating-point images is not meant here: its quantum is far below 1.
+    np.testing.assert_allclose(read_image(FitsFile(tmp_path / "image.fits").hdu(1)), truth, atol=0.2)
