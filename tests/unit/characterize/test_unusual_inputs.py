@@ -175,3 +175,53 @@ def test_hardly_any_star(inputs, plain, config, number):
     assert result.record.psf is not None
     assert result.status.status is Status.AP_CORR_FAILED
     assert result.table["base_PsfFlux_flag_apCorr"].all()
+
+
+def moved_frame(inputs, dx, dy):
+    """The same pixels in another parent frame: the first one is (dx, dy)."""
+    exposure, footprints, sources = inputs.exposure, inputs.footprints, inputs.sources
+    box = exposure.box
+    moved_box = dataclasses.replace(
+        box, min_x=box.min_x + dx, max_x=box.max_x + dx, min_y=box.min_y + dy, max_y=box.max_y + dy
+    )
+    columns = {
+        sources.resolve(f"slot_Centroid_{axis}"): sources[f"slot_Centroid_{axis}"] + step
+        for axis, step in (("x", dx), ("y", dy))
+    }
+    shifts = {"span_x0": dx, "span_x1": dx, "peak_x": dx, "peak_f_x": dx}
+    shifts |= {"span_y": dy, "peak_y": dy, "peak_f_y": dy}
+    spans = {
+        name: (getattr(footprints, name) + step).astype(getattr(footprints, name).dtype)
+        for name, step in shifts.items()
+    }
+    return dataclasses.replace(
+        inputs,
+        exposure=dataclasses.replace(exposure, box=moved_box),
+        sources=sources.with_columns(columns),
+        footprints=dataclasses.replace(footprints, **spans),
+    )
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(1024, 512), (-700, 3000)])
+def test_the_parent_frame_does_not_matter(inputs, config, dx, dy):
+    """K09: a cut-out whose first pixel is not (0, 0), also with negative positions."""
+    here = characterize_detector(inputs=inputs, config=config)
+    there = characterize_detector(inputs=moved_frame(inputs, dx, dy), config=config)
+    assert there.status.status is here.status.status is Status.OK
+    for name in ("id", "calib_psf_used", "base_PsfFlux_flag", "base_GaussianFlux_flag", "psf_max_value"):
+        np.testing.assert_array_equal(there.table[name], here.table[name])
+    for name in (
+        "base_PsfFlux_instFlux",
+        "base_GaussianFlux_instFlux",
+        "ext_shapeHSM_HsmPsfMoments_xx",
+        "ext_shapeHSM_HsmPsfMoments_xy",
+        "ext_shapeHSM_HsmSourceMoments_yy",
+    ):
+        # Positions of some thousand pixels keep 1e-12 of a pixel; moments stop at 1e-6 of their value.
+        np.testing.assert_allclose(there.table[name], here.table[name], rtol=2e-6, err_msg=name)
+    offset = there.table["ext_shapeHSM_HsmSourceMoments_x"] - here.table["ext_shapeHSM_HsmSourceMoments_x"]
+    np.testing.assert_allclose(offset, dx, atol=1e-5)
+    for name in ("base_PsfFlux_instFlux", "base_GaussianFlux_instFlux"):
+        one = here.record.ap_corr_map[name].evaluate(x=[300.0], y=[400.0])
+        other = there.record.ap_corr_map[name].evaluate(x=[300.0 + dx], y=[400.0 + dy])
+        np.testing.assert_allclose(other, one, rtol=2e-6)
