@@ -632,7 +632,10 @@ class DetectorWork:
         result = science.characterize_detector(inputs=inputs, config=self.config)
         files.check_unchanged()
         psf_path, table_path = self.job.layout.detector_products(self.visit, detector)
-        return result.status.to_dict(), lambda: products.write_detector_products(
+        status = result.status.to_dict()
+        if status["status"] == "input_broken":
+            status["sentence"] = naming_files(status["sentence"], row)
+        return status, lambda: products.write_detector_products(
             result, Path(self.folder, psf_path), Path(self.folder, table_path)
         )
 
@@ -665,6 +668,12 @@ class DetectorWork:
             status=Status(status),
             sentence=sentence,
         ).to_dict()
+
+
+def naming_files(sentence: str, row: Row) -> str:
+    """Return a sentence about the inputs of a detector that names one of them, or both at its end."""
+    paths = str(row["exposure"]), str(row["src"])
+    return sentence if any(path in sentence for path in paths) else f"{sentence} ({paths[0]}, {paths[1]})"
 
 
 def line_of(status: Mapping[str, Any]) -> str:
