@@ -16,6 +16,16 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "finalchar-installed"
 OLDEST = (3, 11)
+COMMAND = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+import sys
+
+from finalchar.__main__ import main
+
+sys.exit(main())
+"""
+"""Shell and Python at once: the first line of a script cannot name a path with a blank."""
 
 
 def main(arguments: list[str]) -> None:
@@ -69,7 +79,7 @@ def _make_importable() -> None:
     ).stdout.strip()
     Path(site, "finalchar-clone.pth").write_text(f"{ROOT / 'scripts'}\n")
     command = VENV / "bin" / "finalchar"
-    command.write_text(f"#!{PYTHON}\nimport sys\nfrom finalchar.__main__ import main\nsys.exit(main())\n")
+    command.write_text(COMMAND.format(python=PYTHON))
     command.chmod(0o755)
 
 

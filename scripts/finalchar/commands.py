@@ -364,7 +364,7 @@ def names_of(detectors: Sequence[str]) -> str:
 
 
 def error_sentence(survey: Survey) -> str:
-    """Return a sentence if detectors ended in an error or were not made, an empty one otherwise."""
+    """Return a sentence if detectors ended in an error, an empty one otherwise."""
     counted = Counter(found["status"] if found else "not made" for _, _, found in detector_statuses(survey))
     errors = {name: counted[name] for name in sorted(plan.ERROR_STATUSES) if counted[name]}
     if not errors:
