@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,7 +62,7 @@ class DetectorInputs:
     """Everything a detector needs, each file read once.
 
     `exposure`, `sources` and `footprints` are None where no isolated star is on the detector: then nothing
-    is read.
+    is read.  `footprints` is None too where the catalogue has none: they are found by segmentation.
     """
 
     visit: int
@@ -141,17 +142,19 @@ def read_detector(
     inputs = DetectorInputs(visit, detector, band, isolated)
     if len(isolated) == 0:
         return inputs
+    from finalchar.formats.fits_file import FitsFile
     from finalchar.formats.lsst_exposure import read_exposure
-    from finalchar.formats.lsst_sources import read_footprints, read_source_table
+    from finalchar.formats.lsst_sources import find_footprints, read_source_table
     from finalchar.stars import identity
 
     image = read_exposure(exposure)
     identity.check_exposure(image, path=exposure, detector=detector, band=band)
-    sources = read_source_table(src)
+    catalogue = FitsFile(src)
+    sources = read_source_table(catalogue)
     identity.check_catalogue(sources, image, exposure_path=exposure, src_path=src)
     if "id" in sources:
         identity.check_isolated_ids(sources["id"], isolated, src_path=src)
-    return replace(inputs, exposure=image, sources=sources, footprints=read_footprints(src))
+    return replace(inputs, exposure=image, sources=sources, footprints=find_footprints(catalogue))
 
 
 def standard_star_bands(config: Any, band: str) -> list[str]:
@@ -194,6 +197,7 @@ def characterize_detector(
         work.match_isolated_stars()
         work.start_table()
         work.add_colors()
+        work.find_footprints()
         work.make_candidates()
         work.determine_psf()
         work.measure_stars()
@@ -242,15 +246,18 @@ def _psf_status(error: PsfError) -> Status:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of the libraries that make the numbers; absent ones are left out."""
+    return {package: version for package in PACKAGES if (version := _version(package)) is not None}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """Version of an installed package; looked up once per process."""
     from importlib import metadata
 
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 class _Characterization:
@@ -267,6 +274,7 @@ class _Characterization:
         self._selected: SourceTable | None = None
         self._table: SourceTable | None = None
         self._candidates: Candidates | None = None
+        self._footprints: Footprints | None = None
         self.fit: PsfFit | None = None
         self.ap_corr_map: dict[str, BoundedField] | None = None
 
@@ -381,6 +389,27 @@ class _Characterization:
         return np.degrees(self.table["coord_ra"]), np.degrees(self.table["coord_dec"])
 
     # ---------------------------------------------------------------------------------------------- PSF
+
+    def find_footprints(self) -> None:
+        """Take the footprints of the catalogue, or find them by segmentation of the image (K20)."""
+        if self.inputs.footprints is not None:
+            self._footprints = self.inputs.footprints
+            return
+        if self.compatibility == "lsst":
+            raise InputError(
+                "the source catalogue was written without footprints, where the reference stops; "
+                "'compatibility: fixed' finds them by segmentation of the image"
+            )
+        from finalchar.measure.segmentation import footprints_of_catalogue
+
+        sources = _present(self.inputs.sources)
+        owned = footprints_of_catalogue(self.exposure, sources, self.config.measurement.segmentation)
+        self._footprints = owned.footprints
+        self.counts |= {
+            "sources_without_segment": int(owned.without_segment.sum()),
+            "sources_sharing_segment": int(owned.sharing.sum()),
+            "segments_without_source": owned.unclaimed,
+        }
 
     def make_candidates(self) -> None:
         """Cut the stamps of the candidates (4.6, 5)."""
@@ -593,7 +622,7 @@ class _Characterization:
     @property
     def footprints(self) -> Footprints:
         """Footprints of all sources."""
-        return _present(self.inputs.footprints)
+        return _present(self._footprints)
 
     @property
     def selected(self) -> SourceTable:

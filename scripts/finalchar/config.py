@@ -206,6 +206,7 @@ else:
     )
     PsfAcceptance = settings_in("finalchar.psf.acceptance")
     ApCorrAcceptance = settings_in("finalchar.apcorr.acceptance")
+    Segmentation = settings_in("finalchar.measure.segmentation")
 
 
 class Measurement(Section):
@@ -215,6 +216,7 @@ class Measurement(Section):
     slots: Slots = subsection(Slots, "which measurement stands for a role")
     doReplaceWithNoise: bool = Field(True, description="replace all other sources by noise")
     noiseReplacer: NoiseReplacer = subsection(NoiseReplacer, "how this is done")
+    segmentation: Segmentation = subsection(Segmentation, "footprints where the catalogue has none")
     undeblended: Undeblended = subsection(Undeblended, "not supported, must be empty")
 
 

@@ -42,17 +42,17 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class SourceCatalog:
-    """A source catalogue: its table and its footprints, row by row."""
+    """A source catalogue: its table and its footprints, row by row; None: found by segmentation."""
 
     table: SourceTable
-    footprints: Footprints
+    footprints: Footprints | None = None
 
 
 def read_source_catalog(path: PathLike) -> SourceCatalog:
-    """Read an LSST ``src`` catalogue with its footprints."""
-    from finalchar.formats.lsst_sources import read_footprints, read_source_table
+    """Read an LSST ``src`` catalogue with its footprints, if it has any."""
+    from finalchar.formats.lsst_sources import find_footprints, read_source_table
 
-    return SourceCatalog(read_source_table(path), read_footprints(path))
+    return SourceCatalog(read_source_table(path), find_footprints(path))
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,21 @@ from finalchar.formats.archive import Archive
 from finalchar.formats.fits_file import FitsFile
 from finalchar.formats.sources import Footprints, SourceTable
 
-__all__ = ["read_footprints", "read_source_table"]
+__all__ = ["find_footprints", "read_footprints", "read_source_table"]
 
 Ints = npt.NDArray[np.int64]
 _SOURCE_CLASSES = ("SOURCE", "SIMPLE", "BASE", "")
 
 
-def read_source_table(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> SourceTable:
+def read_source_table(
+    path: str | os.PathLike[str] | FitsFile, names: Iterable[str] | None = None
+) -> SourceTable:
     """Read a source catalogue: all fields, flags as bool columns, aliases; without footprints.
 
     Parameters
     ----------
-    path : path-like
-        The ``src`` file.
+    path : path-like or FitsFile
+        The ``src`` file, or the file opened.
     names : iterable of str, optional
         True column names to read; default all.
 
@@ -41,7 +43,9 @@ def read_source_table(path: str | os.PathLike[str], names: Iterable[str] | None 
     InputError
         If the file is missing or broken, or is not a source catalogue of table version 1 to 3.
     """
-    table = read_table(path, names=names)
+    file = path if isinstance(path, FitsFile) else FitsFile(path)
+    path = file.path
+    table = read_table(file.hdu(1), names=names)
     if table.afw_type not in _SOURCE_CLASSES:
         raise InputError(f"{path} is a catalogue of type {table.afw_type}, a source catalogue is needed")
     sources = table.to_source_table()
@@ -52,21 +56,40 @@ def read_source_table(path: str | os.PathLike[str], names: Iterable[str] | None 
     return sources
 
 
-def read_footprints(path: str | os.PathLike[str]) -> Footprints:
+def read_footprints(path: str | os.PathLike[str] | FitsFile) -> Footprints:
     """Read spans, peaks and heavy pixels of all sources of a catalogue, in catalogue order.
+
+    Parameters
+    ----------
+    path : path-like or FitsFile
+        The ``src`` file, or the file opened.
 
     Raises
     ------
     InputError
         If the file is missing or broken, or was written without footprints.
     """
-    file = FitsFile(path)
-    unit = file.hdu(1)
+    file = path if isinstance(path, FitsFile) else FitsFile(path)
+    path, unit = file.path, file.hdu(1)
     table = read_table(unit, names=("id", "parent", "footprint"))
     if "footprint" not in table or "AR_HDU" not in unit.header:
         raise InputError(f"{path} was written without footprints; noise replacement needs them")
     archive = Archive(file, unit.header.integer("AR_HDU") - 1)
     return _footprints(archive, table)
+
+
+def find_footprints(path: str | os.PathLike[str] | FitsFile) -> Footprints | None:
+    """Return the footprints of a catalogue as `read_footprints`; None if it was written without.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or broken.
+    """
+    file = path if isinstance(path, FitsFile) else FitsFile(path)
+    unit = file.hdu(1)
+    has_column = "footprint" in read_table(unit, names=("id", "footprint"))
+    return read_footprints(file) if has_column and "AR_HDU" in unit.header else None
 
 
 def _footprints(archive: Archive, table: AfwTable) -> Footprints:
