@@ -16,7 +16,7 @@ from typing import Any
 
 from finalchar.config import Config
 from finalchar.config_base import Section
-from finalchar.sheets import DETECTOR_COLUMNS, OPTIONAL_TRACT_COLUMNS, TRACT_COLUMNS
+from finalchar.sheets import DETECTOR_COLUMNS, IDENTIFIERS, OPTIONAL_TRACT_COLUMNS, TRACT_COLUMNS
 
 __all__ = ["main", "schemas", "settings_tables"]
 
@@ -36,7 +36,6 @@ _COLUMNS = {
     "isolated_star_sources": "path of the table of their sources, relative to `survey`",
     "fgcm_standard_star": "path of the table of standard stars, relative to `survey`; may be empty",
 }
-_IDENTIFIERS = ("visit", "detector", "tract")
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -65,7 +64,7 @@ def _sheet(title: str, text: str, required: Iterable[str], optional: Iterable[st
     columns = {}
     for name in [*required, *optional]:
         columns[name] = {"type": "string", "description": _COLUMNS[name]}
-        if name in _IDENTIFIERS:
+        if name in IDENTIFIERS:
             columns[name]["pattern"] = "^[0-9]+$"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -22,6 +22,7 @@ from finalchar.errors import SheetError
 
 __all__ = [
     "DETECTOR_COLUMNS",
+    "IDENTIFIERS",
     "TRACT_COLUMNS",
     "DetectorRow",
     "TractRow",
@@ -36,7 +37,7 @@ OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star",)
 
 _DIGITS = re.compile(r"[0-9]+\Z", re.ASCII)
 _BAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*\Z", re.ASCII)
-_IDENTIFIERS = ("visit", "detector", "tract")
+IDENTIFIERS = ("visit", "detector", "tract")
 _LARGEST = 2**63 - 1
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -310,7 +311,7 @@ def _check_values(path: Path, line: int, header: list[str], row: list[str], requ
         if not value.strip():
             if name in required:
                 raise SheetError(f"{path}, line {line}: the column '{name}' is empty.")
-        elif value != value.strip() and name not in _IDENTIFIERS:
+        elif value != value.strip() and name not in IDENTIFIERS:
             raise SheetError(
                 f"{path}, line {line}: the {name} '{value}' begins or ends with a blank; remove it."
             )

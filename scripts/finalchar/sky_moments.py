@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.formats.exposure import SkyProjection
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN, SkyProjection
 from finalchar.formats.sources import SourceTable
 
 __all__ = ["COLUMNS", "add_sky_moments"]
@@ -21,7 +21,6 @@ COLUMNS = tuple(f"{kind}_I{axes}" for kind in SLOTS for axes in ("uu", "vv", "uv
 """The twelve columns, float32, arcsec^2, in the order of the output table."""
 
 ARCSEC2_PER_DEGREE2 = np.float32(3600.0**2)
-RADIANS_TO_ARCSEC = np.degrees(1.0) * 3600.0
 
 
 def add_sky_moments(
@@ -112,7 +111,7 @@ def _local_jacobian(wcs: SkyProjection, x: FloatArray, y: FloatArray) -> FloatAr
         after = _unit_vectors(*wcs.pixel_to_sky(x=x + step_x, y=y + step_y))
         before = _unit_vectors(*wcs.pixel_to_sky(x=x - step_x, y=y - step_y))
         step = [np.sum((after - before) * axis, axis=0) for axis in (east, north)]
-        columns.append(np.stack(step, axis=-1) * RADIANS_TO_ARCSEC)
+        columns.append(np.stack(step, axis=-1) * ARCSEC_PER_RADIAN)
     return np.stack(columns, axis=-1)
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from finalchar.formats.afw_table import read_table, table_hdu
-from finalchar.formats.ast_text import ARCSEC_PER_RADIAN
-from finalchar.formats.exposure import Exposure
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN, Exposure
 from finalchar.formats.exposure_catalog import read_exposure_catalog, write_exposure_catalog
 from finalchar.formats.fits_file import FitsFile, Header
 from finalchar.formats.lsst_exposure import read_exposure

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from finalchar.formats.archive import Archive
 
 __all__ = [
-    "ARCSEC_PER_RADIAN",
     "AstTransform",
     "SkyWcs",
     "TransformChain",
@@ -35,7 +34,6 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 
-ARCSEC_PER_RADIAN = 206264.80624709636
 _LOG = logging.getLogger(__name__)
 RADIAN_PER_ARCSEC = np.pi / (180.0 * 3600.0)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from finalchar.errors import InputError
-from finalchar.formats.ast_text import ARCSEC_PER_RADIAN, AstTransform, TransformChain
+from finalchar.formats.ast_text import AstTransform, TransformChain
 from finalchar.formats.bounded_fields import read_box
-from finalchar.formats.exposure import Box
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN, Box
 
 if TYPE_CHECKING:
     from finalchar.formats.afw_table import AfwTable

@@ -16,9 +16,19 @@ import numpy.typing as npt
 
 from finalchar.errors import InputError
 
-__all__ = ["BoundedField", "Box", "Exposure", "PixelTransform", "SkyProjection", "VisitInfo"]
+__all__ = [
+    "ARCSEC_PER_RADIAN",
+    "BoundedField",
+    "Box",
+    "Exposure",
+    "PixelTransform",
+    "SkyProjection",
+    "VisitInfo",
+]
 
 FloatArray = npt.NDArray[np.float64]
+
+ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 
 
 @dataclass(frozen=True)

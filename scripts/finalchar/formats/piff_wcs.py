@@ -19,7 +19,8 @@ import galsim
 import numpy as np
 
 from finalchar.errors import InputError
-from finalchar.formats.ast_text import ARCSEC_PER_RADIAN, AstTransform, SkyWcs, TransformChain, dump_ast
+from finalchar.formats.ast_text import AstTransform, SkyWcs, TransformChain, dump_ast
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN
 
 __all__ = [
     "FOREIGN_NAMES",

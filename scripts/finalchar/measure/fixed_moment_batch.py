@@ -12,14 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.measure.fixed_moments import (
-    MAX_EXPONENT,
-    MAX_EXPONENT_SUB_PIXEL,
-    MAX_INVERSE,
-    SINGULAR_DETERMINANT,
     SUB_PIXEL_LIMIT,
     SUB_PIXEL_STEP,
 )
 from finalchar.measure.quadrupoles import Quadrupoles
+from finalchar.psf.shape import MAX_EXPONENT, MAX_EXPONENT_SUB_PIXEL, MAX_INVERSE, SINGULAR_DETERMINANT
 
 __all__ = ["CentredImages", "fixed_moment_fluxes", "is_usable_weight"]
 

@@ -1,4 +1,7 @@
-"""Flux under a Gaussian weight of fixed shape and place (measurement specification 5.2)."""
+"""Flux under a Gaussian weight of fixed shape and place (measurement specification 5.2).
+
+Its weight has the limits of the adaptive moments (`finalchar.psf.shape`).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,12 @@ import numpy.typing as npt
 
 from finalchar.formats.exposure import Box
 from finalchar.measure.plugin import StarError
+from finalchar.psf.shape import MAX_EXPONENT, MAX_EXPONENT_SUB_PIXEL, MAX_INVERSE, SINGULAR_DETERMINANT
 
 __all__ = ["Quadrupole", "expand_to_pixels", "fixed_moment_flux", "weight_region"]
 
 MAX_RADIUS = 1000.0
 RADIUS_IN_SIGMA = 4.0
-SINGULAR_DETERMINANT = 1.1920929e-7
-MAX_INVERSE = 1e6
-MAX_EXPONENT = np.float32(14.0)
-MAX_EXPONENT_SUB_PIXEL = np.float32(9.0)
 SUB_PIXEL_LIMIT = np.float32(0.375)
 SUB_PIXEL_STEP = np.float32(0.25)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN
 from finalchar.psf.model import PsfImage
 
 __all__ = ["PiffModel", "image_size", "piff_model", "polynomial_terms"]
@@ -24,7 +25,6 @@ IntArray = npt.NDArray[np.int64]
 PIXEL_KEYS = ("x", "y")
 FIELD_KEYS = ("u", "v")
 COLOR_KEY = "colorValue"
-ARCSEC_PER_RADIAN = 206264.80624709636
 
 
 def image_size(stamp_size: int, sampling_size: float) -> int:

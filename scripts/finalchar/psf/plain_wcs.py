@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import InputError
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN
 
 __all__ = ["plain_wcs"]
 
@@ -20,7 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 DEGREES = (3, 5, 7, 9)
 TOLERANCE = 1e-7
 """Largest deviation of the polynomial, arcsec; 1e-7 arcsec of 0.2 arcsec pixels change a PSF by 1e-7."""
-ARCSEC_PER_RADIAN = 206264.80624709636
 MARGIN = 0.5
 """The polynomial is made for the box of the stars, larger by this part of its side on every side."""
 

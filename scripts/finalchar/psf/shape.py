@@ -12,7 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AdaptiveMoments", "adaptive_moments", "determinant_radius"]
+__all__ = [
+    "MAX_EXPONENT",
+    "MAX_EXPONENT_SUB_PIXEL",
+    "MAX_INVERSE",
+    "SINGULAR_DETERMINANT",
+    "AdaptiveMoments",
+    "adaptive_moments",
+    "determinant_radius",
+]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

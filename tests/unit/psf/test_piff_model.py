@@ -13,7 +13,8 @@ import pytest
 from simulated_stars import candidates, scattered, simulate
 
 from finalchar.errors import InputError
-from finalchar.formats.ast_text import ARCSEC_PER_RADIAN, AstTransform, TransformChain, sky_wcs_from_cards
+from finalchar.formats.ast_text import AstTransform, TransformChain, sky_wcs_from_cards
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN
 from finalchar.formats.exposure_catalog import ExposureRecord
 from finalchar.formats.psfs import PiffPsf, loads_piff
 from finalchar.psf.determiners import piff as determiner

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import ConfigError
-from finalchar.formats.exposure import SkyProjection
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN, SkyProjection
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.cmodel.model import FitFrame
 from finalchar.measure.cmodel.prior import EmpiricalPrior
@@ -48,7 +48,6 @@ FALLBACK_VARIANCE = 0.01
 """Variance of the start where the prior is zero at the guess, arcsec^2."""
 PIXELS_PER_GROUP = 1 << 18
 """Stars are fitted together as long as their footprints have no more pixels: some 30 MB."""
-ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 
 
 @dataclass(frozen=True)

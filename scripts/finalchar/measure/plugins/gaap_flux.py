@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
 from finalchar.errors import MeasurementError
-from finalchar.formats.exposure import Box
+from finalchar.formats.exposure import ARCSEC_PER_RADIAN, Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
 from finalchar.measure.fixed_moment_batch import CentredImages, fixed_moment_fluxes, is_usable_weight
@@ -37,7 +37,6 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-ARCSEC_PER_RADIAN = 180.0 / np.pi * 3600.0
 KERNEL = KernelSettings()
 PSF_FLUX, OPTIMAL = "PsfFlux", "Optimal"
 
