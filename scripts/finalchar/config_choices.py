@@ -100,7 +100,7 @@ def _section_field(section: type[Section], description: str) -> tuple[Any, Any]:
     return section, Field(default_factory=section, description=description)
 
 
-class _Choices(Section):
+class Choices(Section):
     """What sections of choices have in common: they know their choices, and those still to come."""
 
     KIND: ClassVar[str] = "choice"
@@ -115,7 +115,7 @@ class _Choices(Section):
         return data
 
 
-class ChoiceSection(_Choices):
+class ChoiceSection(Choices):
     """A section with `name`, the active choice, and one section of settings for every choice."""
 
     @property
@@ -124,7 +124,7 @@ class ChoiceSection(_Choices):
         return getattr(self, self.name)  # type: ignore[attr-defined, no-any-return]
 
 
-class PluginSection(_Choices):
+class PluginSection(Choices):
     """A section with `names`, the active plugins, and one section of settings for every plugin."""
 
     @property
@@ -133,7 +133,7 @@ class PluginSection(_Choices):
         return {name: getattr(self, name) for name in self.names}  # type: ignore[attr-defined]
 
 
-def refuse_unimplemented(section: type[_Choices], name: str) -> None:
+def refuse_unimplemented(section: type[Choices], name: str) -> None:
     """Raise `NotYetImplementedError` for a choice that LSST has and the registry has not."""
     if name in section.KNOWN and name not in section.NAMES:
         there_are = ", ".join(section.NAMES)
@@ -141,7 +141,7 @@ def refuse_unimplemented(section: type[_Choices], name: str) -> None:
         raise NotYetImplementedError(name, sentence)
 
 
-def _check_choice(section: type[_Choices], name: str) -> str:
+def _check_choice(section: type[Choices], name: str) -> str:
     """Return the name of an existing choice; ValueError with the sentence otherwise."""
     refuse_unimplemented(section, name)
     if name not in section.NAMES:
@@ -151,7 +151,7 @@ def _check_choice(section: type[_Choices], name: str) -> str:
     return name
 
 
-def _check_plugins(section: type[_Choices], names: list[str]) -> list[str]:
+def _check_plugins(section: type[Choices], names: list[str]) -> list[str]:
     """Return a list of existing plugins, each named once; ValueError with the sentence otherwise."""
     for name in names:
         _check_choice(section, name)
@@ -201,7 +201,7 @@ def compose_choice(
     )
 
 
-def _base(base: type[_Choices], *, kind: str, names: Iterable[str], known: Iterable[str]) -> Any:
+def _base(base: type[Choices], *, kind: str, names: Iterable[str], known: Iterable[str]) -> Any:
     """Subclass of a section of choices that knows its choices."""
     return type(
         base.__name__,

@@ -12,7 +12,7 @@ from typing import Any
 
 from finalchar import config_text
 from finalchar.config_base import Section
-from finalchar.config_choices import PluginSection, _Choices
+from finalchar.config_choices import Choices, PluginSection
 from finalchar.config_fixed import FIXED_VALUES
 from finalchar.errors import ConfigError, NotYetImplementedError
 
@@ -75,7 +75,7 @@ def _place_in_model(
     """Section class and field of a path; None when it belongs to a choice that is left out."""
     section = root
     for part in path[:-1]:
-        if issubclass(section, _Choices) and part in section.KNOWN and part not in section.NAMES:
+        if issubclass(section, Choices) and part in section.KNOWN and part not in section.NAMES:
             if drop:
                 return None
             sentence = f"'{flat}': the {section.KIND} '{part}' is known, but not implemented yet."

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from finalchar import strict_yaml
 from finalchar.config_base import Section, nearest
-from finalchar.config_choices import _Choices, refuse_unimplemented
+from finalchar.config_choices import Choices, refuse_unimplemented
 from finalchar.errors import ConfigError
 from finalchar.strict_yaml import Mapping, Scalar
 
@@ -126,7 +126,7 @@ def _refuse_unknown(
     model: type[Section], key: str, path: tuple[str, ...], where: str, root: type[Section]
 ) -> None:
     """Raise the sentence about an unknown key: the nearest known key, or where it belongs."""
-    if issubclass(model, _Choices):
+    if issubclass(model, Choices):
         refuse_unimplemented(model, key)
     name = ".".join((*path, key))
     remedy = _not_a_setting(name) or _elsewhere(model, key, path, root)

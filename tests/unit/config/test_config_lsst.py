@@ -102,13 +102,13 @@ def test_private_settings_of_the_gaap_kernels_have_one_value():
 
 
 def test_choices_to_come_are_refused_or_left_out():
-    from finalchar.config_choices import _Choices
+    from finalchar.config_choices import Choices
 
     for kind, known in (("psf_determiner", LSST_DETERMINERS), ("measurement.plugins", LSST_PLUGINS)):
         section = Config()
         for part in kind.split("."):
             section = getattr(section, part)
-        assert isinstance(section, _Choices)
+        assert isinstance(section, Choices)
         for name in set(known) - set(type(section).NAMES):
             flat = f"{kind}['{name}'].something"
             assert nested({flat: 1}, drop_unimplemented=True) == {}
