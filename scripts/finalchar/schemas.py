@@ -16,7 +16,13 @@ from typing import Any
 
 from finalchar.config import Config
 from finalchar.config_base import Section
-from finalchar.sheets import DETECTOR_COLUMNS, IDENTIFIERS, OPTIONAL_TRACT_COLUMNS, TRACT_COLUMNS
+from finalchar.sheets import (
+    DETECTOR_COLUMNS,
+    IDENTIFIERS,
+    OPTIONAL_DETECTOR_COLUMNS,
+    OPTIONAL_TRACT_COLUMNS,
+    TRACT_COLUMNS,
+)
 
 __all__ = ["main", "schemas", "settings_tables"]
 
@@ -31,6 +37,7 @@ _COLUMNS = {
     "band": "band of the visit",
     "exposure": "path of the exposure, relative to `survey`",
     "src": "path of the source catalogue, relative to `survey`",
+    "tracts": "tracts that the visit needs, numbers with spaces between them; empty: all",
     "tract": "identifier of the tract, decimal digits",
     "isolated_star_cat": "path of the table of isolated stars, relative to `survey`",
     "isolated_star_sources": "path of the table of their sources, relative to `survey`",
@@ -40,7 +47,9 @@ _COLUMNS = {
 
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON schemas by file name."""
-    detectors = _sheet("detectors.csv", "One row per exposure of a detector.", DETECTOR_COLUMNS, ())
+    detectors = _sheet(
+        "detectors.csv", "One row per exposure of a detector.", DETECTOR_COLUMNS, OPTIONAL_DETECTOR_COLUMNS
+    )
     tracts = _sheet("tracts.csv", "One row per tract.", TRACT_COLUMNS, OPTIONAL_TRACT_COLUMNS)
     return {
         "config.schema.json": _config_schema(),

@@ -23,6 +23,8 @@ from finalchar.errors import SheetError
 __all__ = [
     "DETECTOR_COLUMNS",
     "IDENTIFIERS",
+    "OPTIONAL_DETECTOR_COLUMNS",
+    "OPTIONAL_TRACT_COLUMNS",
     "TRACT_COLUMNS",
     "DetectorRow",
     "TractRow",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 DETECTOR_COLUMNS = ("visit", "detector", "band", "exposure", "src")
+OPTIONAL_DETECTOR_COLUMNS = ("tracts",)
 TRACT_COLUMNS = ("tract", "isolated_star_cat", "isolated_star_sources")
 OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star",)
 
