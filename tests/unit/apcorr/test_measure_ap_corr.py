@@ -105,6 +105,27 @@ def test_orders_fall_with_the_stars(n, shape):
     assert measurement.fits[0].field.coefficients.shape == shape
 
 
+@pytest.mark.parametrize("column", [f"{FLUX}_flag", "ref_flag"])
+def test_flagged_fluxes_take_no_part(column):
+    x, y = stars(np.random.default_rng(4), 40)
+    table = make_table(np.full(40, 1.05), x, y)
+    table[column][:7] = True
+    table, _ = measure(table)
+    np.testing.assert_array_equal(table[f"apcorr_{FLUX}_used"], np.arange(40) >= 7)
+
+
+@pytest.mark.parametrize(("level", "kept"), [(4.0, False), (12.0, True)])
+def test_level_of_the_clipping(level, kept):
+    """A star at eight times the scatter is clipped at four and kept at twelve."""
+    rng = np.random.default_rng(5)
+    x, y = stars(rng, 200)
+    ratio = 1.1 + 0.01 * rng.standard_normal(200)
+    ratio[0] = 1.1 + 0.08
+    table, _ = measure(make_table(ratio, x, y), settings=settings(numSigmaClip=level))
+    assert table[f"apcorr_{FLUX}_used"][0] == kept
+    assert table[f"apcorr_{FLUX}_used"][1:].sum() > 190
+
+
 def test_median_shift_and_error_entry():
     rng = np.random.default_rng(3)
     x, y = stars(rng, 200)
