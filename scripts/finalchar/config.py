@@ -177,6 +177,7 @@ if TYPE_CHECKING:
     Plugins: TypeAlias = Any
     PsfAcceptance: TypeAlias = Any
     ApCorrAcceptance: TypeAlias = Any
+    Segmentation: TypeAlias = Any
 else:
     SourceSelector = compose_choice(
         "SourceSelector",
