@@ -53,7 +53,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PACKAGES = ("numpy", "scipy", "Piff", "GalSim", "astropy", "pyarrow", "starlink-pyast")
+PACKAGES = ("numpy", "scipy", "Piff", "GalSim", "astropy", "fitsio", "pyarrow", "starlink-pyast", "sep")
 """Libraries whose versions are kept with every result."""
 
 

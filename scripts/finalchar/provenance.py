@@ -55,7 +55,7 @@ class Stage:
     packages: tuple[str, ...] = ()
 
 
-NUMERICAL = ("numpy", "scipy", "astropy", "fitsio", "piff", "galsim", "starlink-pyast")
+NUMERICAL = ("numpy", "scipy", "astropy", "fitsio", "piff", "galsim", "starlink-pyast", "sep")
 STAGES: Mapping[str, Stage] = {
     "tract": Stage(("stars.tract",), ("numpy",)),
     "list": Stage(("stars.visit_list",), ()),

@@ -61,6 +61,15 @@ def test_requirements_and_conda_environment_are_the_same_set():
     assert len(requirements) >= 14
 
 
+def test_versions_that_are_compared_are_those_that_are_kept():
+    from finalchar.characterize import PACKAGES
+    from finalchar.provenance import NUMERICAL
+
+    kept = {name.lower() for name in PACKAGES}
+    assert kept - set(NUMERICAL) == {"pyarrow"}  # writes the tables, makes no number
+    assert set(NUMERICAL) <= kept <= set(pins((ROOT / "envs" / "requirements.txt").read_text()))
+
+
 def test_package_and_requirements_are_the_same_set():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert {name.lower() for name in package} == set(pins((ROOT / "envs" / "requirements.txt").read_text()))
