@@ -45,7 +45,8 @@ def reserve(config, rows, tracts, output):
             id_column=config.id_column,
             output=product,
         )
-        draws[row.tract] = {band: found["digest"] for band, found in figures["bands"].items()}
+        digests = {band: found["digest"] for band, found in figures["bands"].items()}
+        draws[row.tract] = (digests, set(figures["visits"]))
         products.append(TractInputs(tract=row.tract, reserved=product))
     return products, draws
 
@@ -82,7 +83,11 @@ def visit_products(config, visit, rows, reserved, draws, output):
         visit=visit,
         band=band,
         detectors=made,
-        reserve_digests={tract: found[band] for tract, found in draws.items() if band in found},
+        reserve_digests={
+            tract: found[band]
+            for tract, (found, visits) in draws.items()
+            if band in found and visit in visits
+        },
         config=config,
         output=folder,
     )
