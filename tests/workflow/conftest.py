@@ -74,11 +74,11 @@ def trial(finished: Trial) -> Iterator[Trial]:
     if finished.broken:
         finished.run("--keep-going")
         finished.broken = False
-    config = finished.clone / "config.yaml"
-    text = config.read_text()
+    texts = {path: path.read_text() for path in (finished.clone / "config.yaml", *finished.sheets)}
     yield finished
-    finished.broken |= config.read_text() != text
-    config.write_text(text)
+    finished.broken |= any(path.read_text() != text for path, text in texts.items())
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 @pytest.fixture

@@ -85,6 +85,10 @@ class Trial:
         return self.root / "survey"
 
     @property
+    def sheets(self) -> tuple[Path, Path]:
+        return self.survey / "detectors.csv", self.survey / "tracts.csv"
+
+    @property
     def output(self) -> Path:
         return self.root / "output"
 
