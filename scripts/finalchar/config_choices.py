@@ -17,7 +17,7 @@ from pydantic import AfterValidator, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from finalchar.config_base import Field, Section, nearest
-from finalchar.errors import NotYetImplementedError
+from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = [
     "ChoiceSection",
@@ -129,8 +129,8 @@ class PluginSection(Choices):
 
     @property
     def active(self) -> dict[str, Section]:
-        """Settings of the active plugins by name."""
-        return {name: getattr(self, name) for name in self.names}  # type: ignore[attr-defined]
+        """Settings of the active plugins by name; of those named ``module:Class`` see `external`."""
+        return {name: getattr(self, name) for name in self.names if ":" not in name}  # type: ignore[attr-defined]
 
 
 def refuse_unimplemented(section: type[Choices], name: str) -> None:
@@ -151,13 +151,24 @@ def _check_choice(section: type[Choices], name: str) -> str:
     return name
 
 
-def _check_plugins(section: type[Choices], names: list[str]) -> list[str]:
+def _check_plugins(section: type[Choices], package: str, names: list[str]) -> list[str]:
     """Return a list of existing plugins, each named once; ValueError with the sentence otherwise."""
     for name in names:
-        _check_choice(section, name)
+        if ":" in name:
+            _check_external(package, name)
+        else:
+            _check_choice(section, name)
         if names.count(name) > 1:
             raise ValueError(f"the {section.KIND} '{name}' is named twice.")
     return names
+
+
+def _check_external(package: str, name: str) -> None:
+    """Raise ValueError with the sentence if there is no plugin ``module:Class``."""
+    try:
+        choice(package, name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def compose_choice(
@@ -226,8 +237,8 @@ def compose_plugins(
     choices = choices_of(package)
     base = _base(PluginSection, kind="measurement plugin", names=choices, known=known)
     run = [name for name in default if name in choices]
-    checked = Annotated[list[str], AfterValidator(lambda names: _check_plugins(base, names))]
-    fields: dict[str, Any] = {"names": (checked, _names_field(run, choices))}
+    checked = Annotated[list[str], AfterValidator(lambda names: _check_plugins(base, package, names))]
+    fields: dict[str, Any] = {"names": (checked, _names_field(run, choices)), "external": _external_field()}
     for name, settings in choices.items():
         fields[name] = _section_field(settings, f"settings of the plugin {name}")
     doc = "Which measurement plugins, and their settings."
@@ -235,7 +246,15 @@ def compose_plugins(
 
 
 def _names_field(run: list[str], choices: Iterable[str]) -> Any:
-    schema: dict[str, Any] = {"items": {"enum": list(choices), "type": "string"}, "default": run}
+    known = [{"enum": list(choices)}, {"pattern": r"^[\w.]+:\w+$"}]
+    schema: dict[str, Any] = {"items": {"anyOf": known, "type": "string"}, "default": run}
     return Field(
-        default_factory=lambda: list(run), description="the plugins that are run", json_schema_extra=schema
+        default_factory=lambda: list(run),
+        description="the plugins that are run; module:Class names one outside this package",
+        json_schema_extra=schema,
     )
+
+
+def _external_field() -> tuple[Any, Any]:
+    kind = dict[str, dict[str, bool | int | float | str | list[float] | list[str]]]
+    return kind, Field(default_factory=dict, description="settings of plugins module:Class, by that name")

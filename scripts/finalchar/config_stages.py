@@ -37,7 +37,8 @@ def active_values(section: Section) -> dict[str, Any]:
         value = getattr(section, name)
         if isinstance(section, ChoiceSection) and name not in ("name", section.name):  # type: ignore[attr-defined]
             continue
-        if isinstance(section, PluginSection) and name not in ("names", *section.active) and not _own(name):
+        kept = ("names", "external", *section.active) if isinstance(section, PluginSection) else ()
+        if isinstance(section, PluginSection) and name not in kept and not _own(name):
             continue
         values[name] = _plain(value)
     return values
@@ -109,7 +110,24 @@ def _detector(config: Config) -> dict[str, Any]:
         "record_time": config.output.record_time,
         "alias_columns": config.output.alias_columns,
     }
+    files = _plugin_files(config)
+    if files:
+        settings["plugin_files"] = files
     return settings
+
+
+def _plugin_files(config: Config) -> dict[str, str]:
+    """Digests of the files of plugins ``module:Class``: what they measure depends on what stands there."""
+    names = [name for name in config.measurement.plugins.names if ":" in name]
+    if not names:
+        return {}
+    import hashlib
+    from pathlib import Path
+
+    from finalchar.measure import plugins
+
+    files = {name: Path(plugins.get(name).__file__) for name in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def _visit(config: Config) -> dict[str, Any]:

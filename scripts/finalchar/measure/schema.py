@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from finalchar.config_base import tell_paths
 from finalchar.errors import ConfigError, InputError
 from finalchar.formats.sources import ColumnInfo, SourceTable
 from finalchar.measure import plugins
@@ -18,6 +19,7 @@ __all__ = [
     "aliases_of",
     "correctable_fluxes",
     "expand_aliases",
+    "external_settings",
     "make_output_table",
     "plugin_settings",
 ]
@@ -53,9 +55,27 @@ PSF_FIELDS = (
 
 
 def plugin_settings(settings: Any, name: str) -> Any:
-    """Return the section of a plugin inside section ``measurement``; its defaults if there is none."""
+    """Return the section of a plugin inside section ``measurement``; its defaults if there is none.
+
+    Raises
+    ------
+    ConfigError
+        If the settings of a plugin ``module:Class`` do not fit its section.
+    """
+    if plugins.is_external(name):
+        given = getattr(settings.plugins, "external", {}).get(name, {})
+        return external_settings(name, given)
     own = getattr(settings.plugins, name, None)
     return own if own is not None else plugins.get(name).Settings()
+
+
+def external_settings(name: str, given: Mapping[str, Any]) -> Any:
+    """Return the section of a plugin ``module:Class`` with the settings given for it."""
+    section = plugins.get(name).Settings()
+    tell_paths(section, f"measurement.plugins.external.{name}")
+    for key, value in given.items():
+        setattr(section, key, value)  # checked one by one, in a sentence that names the setting
+    return section
 
 
 def active_plugins(settings: Any, compatibility: str) -> list[MeasurementPlugin[Any]]:
@@ -71,8 +91,9 @@ def active_plugins(settings: Any, compatibility: str) -> list[MeasurementPlugin[
     wanted = set(settings.plugins.names)
     if compatibility != "lsst":
         wanted.add(CHECK_PLUGIN)
-    modules = sorted((plugins.get(name) for name in wanted), key=lambda module: (module.ORDER, module.NAME))
-    return [module.Plugin(module.NAME, plugin_settings(settings, module.NAME)) for module in modules]
+    chosen = [(plugins.get(name), name) for name in wanted]
+    chosen.sort(key=lambda each: (each[0].ORDER, each[0].NAME))
+    return [module.Plugin(module.NAME, plugin_settings(settings, name)) for module, name in chosen]
 
 
 def correctable_fluxes(settings: Any, compatibility: str) -> list[str]:
