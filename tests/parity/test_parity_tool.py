@@ -120,7 +120,7 @@ def test_columns_missing_extra_and_of_wrong_type():
 def test_rules_of_columns():
     assert column_tolerance("base_CircularApertureFlux_3_0_instFlux").kind == "exact"
     assert column_tolerance("slot_CalibFlux_instFlux").kind == "exact"
-    assert column_tolerance("base_PsfFlux_instFlux").value == 1e-5
+    assert column_tolerance("base_PsfFlux_instFlux").value == 1e-9
     assert column_tolerance("base_PsfFlux_flag").kind == "exact"
     assert scale_column("slot_Shape_xy") == "slot_Shape_xx"
     assert scale_column("psfShape_Iuv") == "psfShape_Iuu"

@@ -13,17 +13,19 @@ from finalchar.errors import FinalcharError
 from finalchar.parity.reference import find_configurations
 from finalchar.parity.run import Outcome, not_implemented_verdict, run_configuration
 from finalchar.parity.table import outcome_lines, summary_line
+from finalchar.parity.tally import REPORT_ONLY, read_report_only
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison; return 0 if nothing is out of tolerance without a stated cause."""
+    """Run the comparison; return 0 if nothing is out without a stated cause, and few enough columns are."""
     options = _parse(arguments)
     names = [name for word in options.configs or [] for name in word.split(",") if name] or None
     outcomes = []
     try:
+        report_only = read_report_only(options.report_only)
         for reference in find_configurations(options.reference, names):
             started = time.monotonic()
-            outcome = run_configuration(reference, processes=options.processes)
+            outcome = run_configuration(reference, processes=options.processes, report_only=report_only)
             outcomes.append(outcome)
             for line in outcome_lines(outcome, every=options.all):
                 print(line)
@@ -41,6 +43,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("reference", type=Path, help="directory with survey/ and a folder per configuration")
     parser.add_argument("--configs", nargs="+", help="names of configurations (default: all)")
     parser.add_argument("--json", type=Path, default=Path("build/parity.json"), help="where the figures go")
+    parser.add_argument(
+        "--report-only",
+        type=Path,
+        default=REPORT_ONLY,
+        help="list of columns that are printed and not judged",
+    )
     parser.add_argument("--processes", type=int, default=2, help="detectors worked on at the same time")
     parser.add_argument(
         "--all", action="store_true", help="print every column, also those that agree exactly"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from finalchar.formats.sources import SourceTable
 from finalchar.parity.deviations import Deviations, Tolerance, deviations_between
 from finalchar.parity.reference import ApCorrReference, PsfReference
 from finalchar.parity.tolerances import (
+    BRIGHT,
+    CMODEL_BRIGHT,
     coefficient_tolerance,
     column_tolerance,
     field_tolerance,
@@ -55,18 +59,48 @@ def compare_table(
             yield Deviations(name, values, kind, cause, "" if cause else "the column is missing")
             continue
         scale = scale_column(name)
-        yield deviations_between(
+        deviations = deviations_between(
             name,
             ours[name],
             reference[name],
             column_tolerance(name),
             scale=reference[scale] if scale is not None and scale in reference else None,
         )
+        weights = in_error_bars(name, ours, reference)
+        yield replace(deviations, weights=weights, column=reference[name].dtype.kind in "iuf")
+        yield from _compare_bright(name, weights, reference)
         yield from _compare_type(name, ours[name], reference[name])
     extra = [name for name in ours.columns if name not in reference.columns]
     yield outcome("columns_beyond_reference", ",".join(extra), "")
     shared = [name for name in reference if name in ours.columns]
     yield outcome("column_order", [name for name in ours if name in reference.columns] == shared, True)
+
+
+def in_error_bars(name: str, ours: SourceTable, reference: SourceTable) -> npt.NDArray[np.float64] | None:
+    """Return the deviations of a flux or its error over the error bar, per star; None for other columns."""
+    match = re.fullmatch(r"(\w+_instFlux)(Err)?", name)
+    if match is None or f"{match[1]}Err" not in reference:
+        return None
+    a, b, error = (
+        np.asarray(t, dtype=np.float64) for t in (ours[name], reference[name], reference[f"{match[1]}Err"])
+    )
+    if a.shape != b.shape:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.where(a == b, 0.0, np.abs(a - b) / error)
+    return np.where(np.isfinite(weights), weights, np.nan)
+
+
+def _compare_bright(
+    name: str, weights: npt.NDArray[np.float64] | None, reference: SourceTable
+) -> Iterator[Deviations]:
+    """Judge CModel of bright stars in units of the error bar, flux and error."""
+    if weights is None or not name.startswith("modelfit_CModel"):
+        return
+    flux = name.removesuffix("Err")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bright = (reference[flux] / reference[f"{flux}Err"] > BRIGHT) & np.isfinite(weights)
+    yield Deviations(f"error_bars_of_bright_{name}", weights[bright], CMODEL_BRIGHT)
 
 
 def _belongs(name: str, prefix: str) -> bool:

@@ -21,7 +21,8 @@ class Tolerance:
     """How a quantity is compared: `kind` exact, relative, absolute or report, and the largest deviation.
 
     A value of kind `relative` deviates by |a - b| / max(|b|, floor); `report` is printed and never judged.
-    `outliers` is the fraction of values that may deviate by more, `median` a limit of its own for the median.
+    `outliers` is the fraction of values that may deviate by more, `median` a limit of its own for the median,
+    `error_bars` one for the largest deviation in units of the error bar.
     """
 
     kind: str
@@ -30,12 +31,15 @@ class Tolerance:
     reason: str = ""
     outliers: float = 0.0
     median: float = np.inf
+    error_bars: float = np.inf
 
-    def accepts(self, deviations: FloatArray) -> bool:
-        """Whether the deviations of a quantity are within the tolerance."""
+    def accepts(self, deviations: FloatArray, weights: FloatArray | None = None) -> bool:
+        """Whether the deviations of a quantity are within the tolerance; `weights` are in error bars."""
         if self.kind == "report" or deviations.size == 0:
             return True
         beyond = float(np.mean(deviations > self.value))
+        if weights is not None and weights.size and float(weights.max()) > self.error_bars:
+            return False
         return beyond <= self.outliers and float(np.median(deviations)) <= self.median
 
 
@@ -43,7 +47,8 @@ class Tolerance:
 class Deviations:
     """Deviations of one quantity on one detector; inf where a value is absent on one side only.
 
-    `cause` explains why a deviation is accepted; `detail` only says what differs.
+    `cause` explains why a deviation is accepted; `detail` only says what differs.  `weights` are the same
+    deviations in units of the error bar, where there is one.  `column`: a column of numbers of the table.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Deviations:
     tolerance: Tolerance
     cause: str = ""
     detail: str = ""
+    weights: FloatArray | None = None
+    column: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Verdict:
     cause: str = ""
     kind: str = "exact"
     detail: str = ""
+    weight: float | None = None
+    column: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of ``parity.json``."""
@@ -73,10 +82,11 @@ class Verdict:
             "n": self.n,
             "median": _plain(self.median),
             "max": _plain(self.maximum),
-            "tolerance": self.tolerance,
+            "tolerance": _plain(self.tolerance),
             "ok": self.ok,
             "cause": self.cause,
             "detail": self.detail,
+            "error_bars": _plain(self.weight),
         }
 
 
@@ -86,6 +96,8 @@ class _Collected:
     tolerance: Tolerance = field(default_factory=lambda: Tolerance("exact"))
     causes: list[str] = field(default_factory=list)
     details: list[str] = field(default_factory=list)
+    weights: list[FloatArray] = field(default_factory=list)
+    column: bool = False
 
 
 def deviations_between(
@@ -127,6 +139,9 @@ def verdicts(
     for deviations in collected:
         entry = by_name.setdefault(deviations.name, _Collected(tolerance=deviations.tolerance))
         entry.values.append(deviations.values)
+        entry.column |= deviations.column
+        if deviations.weights is not None:
+            entry.weights.append(deviations.weights[np.isfinite(deviations.weights)])
         if deviations.cause and deviations.cause not in entry.causes:
             entry.causes.append(deviations.cause)
         if deviations.detail and deviations.detail not in entry.details:
@@ -138,7 +153,8 @@ def _verdict(name: str, entry: _Collected, known_cause: KnownCause) -> Verdict:
     values = np.concatenate(entry.values)
     maximum = float(values.max()) if values.size else None
     judged = entry.tolerance.kind != "report"
-    ok = entry.tolerance.accepts(values)
+    weights = np.concatenate(entry.weights) if entry.weights else None
+    ok = entry.tolerance.accepts(values, weights)
     return Verdict(
         name,
         int(values.size),
@@ -152,6 +168,8 @@ def _verdict(name: str, entry: _Collected, known_cause: KnownCause) -> Verdict:
         ),
         entry.tolerance.kind,
         "; ".join(entry.details[:3]) + ("; ..." if len(entry.details) > 3 else ""),
+        float(weights.max()) if weights is not None and weights.size else None,
+        entry.column,
     )
 
 

@@ -43,6 +43,7 @@ def outcome_lines(outcome: Outcome, *, every: bool = False) -> Iterator[str]:
         yield f"{len(doubles)} columns of slots repeat these"
         yield f"{len(exact)} further quantities agree exactly ({values} values)"
         yield from _absent_lines(absent)
+    yield from outcome.tally.lines()
 
 
 def _absent_lines(absent: Sequence[Verdict]) -> Iterator[str]:
