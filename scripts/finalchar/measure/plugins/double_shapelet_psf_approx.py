@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
-from finalchar.config_base import subsection
+from finalchar.config_base import only, subsection
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext
 from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin, PluginSettings, flag
@@ -33,6 +34,20 @@ RELATIVE_EPSILON = 2.2e-16
 """Eigenvalues below this part of the largest are dropped."""
 
 
+class AnalyticOptimizerSettings(OptimizerSettings):
+    """The optimiser of a model that has analytic derivatives: there is no derivative step."""
+
+    numDiffRelStep: Annotated[float, only(0.0)] = SettingsField(
+        0.0, description="not supported: derivatives are analytic"
+    )
+    numDiffAbsStep: Annotated[float, only(0.0)] = SettingsField(
+        0.0, description="not supported: derivatives are analytic"
+    )
+    numDiffTrustRadiusStep: Annotated[float, only(0.1)] = SettingsField(
+        0.1, description="not supported: derivatives are analytic"
+    )
+
+
 class Settings(PluginSettings):
     """Settings of modelfit_DoubleShapeletPsfApprox."""
 
@@ -45,7 +60,7 @@ class Settings(PluginSettings):
     maxRadiusBoxFraction: float = SettingsField(
         0.4, gt=0, description="largest semi-major axis of the outer one, in sides of the PSF image"
     )
-    optimizer: OptimizerSettings = subsection(OptimizerSettings, "the optimiser of the radii")
+    optimizer: AnalyticOptimizerSettings = subsection(AnalyticOptimizerSettings, "the optimiser of the radii")
 
 
 class Plugin(MeasurementPlugin[Settings]):
