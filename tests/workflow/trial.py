@@ -16,12 +16,23 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKFLOW_FILES = ("Snakefile", "workflow", "scripts", "profiles")
 STATE_FOLDERS = ("state", "logs")
+# few measurements: the workflow is tried here, and a detector then costs 0.1 s beside the imports
 CONFIG = """survey: {survey}
 output: {output}
 detectors_per_job: {detectors_per_job}
 psf_determiner:
   piff:
     spatialOrder: 1
+measurement:
+  plugins:
+    names:
+      - base_FPPosition
+      - base_GaussianFlux
+      - base_PsfFlux
+      - ext_shapeHSM_HsmPsfMoments
+      - ext_shapeHSM_HsmSourceMoments
+  slots:
+    modelFlux: null
 measure_ap_corr:
   fitConfig:
     orderX: 1
