@@ -119,8 +119,9 @@ class KnownCause:
 KNOWN_CAUSES = (
     KnownCause(
         r"(?!default$).*",
-        r"ext_shapeHSM_HsmShapeRegauss_(e1|e2|sigma)|modelfit_DoubleShapeletPsfApprox_\d_\w+",
-        "the PSFs of this configuration agree to 6e-8 of the peak only (1e-11 with the default)",
+        r"ext_shapeHSM_(HsmShapeRegauss|HsmPsfMoments|HigherOrderMomentsPSF)_\w+"
+        r"|modelfit_DoubleShapeletPsfApprox_\d_\w+",
+        "shape of the PSF, which agrees to 6e-8 of the peak in this configuration (1e-11 with the default)",
         1e-9,
     ),
     KnownCause(
