@@ -117,17 +117,25 @@ def _detector(config: Config) -> dict[str, Any]:
 
 
 def _plugin_files(config: Config) -> dict[str, str]:
-    """Digests of the files of plugins ``module:Class``: what they measure depends on what stands there."""
+    """Digests of the source of plugins ``module:Class``: what they measure depends on what stands there."""
     names = [name for name in config.measurement.plugins.names if ":" in name]
-    if not names:
-        return {}
+    return {name: _source_digest(name) for name in names}
+
+
+def _source_digest(name: str) -> str:
+    """Digest of the whole package that the module of a plugin lies in, and of the file of its class."""
     import hashlib
+    import sys
     from pathlib import Path
 
     from finalchar.measure import plugins
 
-    files = {name: Path(plugins.get(name).__file__) for name in names}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    module = plugins.get(name)
+    files = {Path(module.__file__), Path(str(sys.modules[module.Plugin.__module__].__file__))}
+    for folder in getattr(sys.modules[name.partition(":")[0].split(".")[0]], "__path__", ()):
+        files.update(Path(folder).rglob("*.py"))
+    contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    return hashlib.sha256(" ".join(contents).encode()).hexdigest()
 
 
 def _visit(config: Config) -> dict[str, Any]:
