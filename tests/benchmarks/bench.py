@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 
 import bench_fits  # noqa: E402
 import bench_jobs  # noqa: E402
+import bench_measurement  # noqa: E402
 import bench_rows  # noqa: E402
 from bench_rows import Row  # noqa: E402
 
@@ -69,6 +70,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
         start = [bench_jobs.start_row(options.reference), bench_jobs.nothing_row(options.reference)]
         jobs = [row for row, _ in found] + start + [bench_jobs.memory_row(quick=options.quick)]
         rows += shown("Detector job, mean over the reference survey: LSST task | ours", jobs)
+        rows += shown("Measurement: LSST task | ours", bench_measurement.measurement_rows(options.reference))
     return rows, more
 
 
