@@ -45,7 +45,7 @@ def measure(scene, settings, compatibility="lsst"):
 
 @pytest.fixture(name="stars", scope="module")
 def measured_stars():
-    from conftest import make_scene, measurement_settings
+    from measured_scene import make_scene, measurement_settings
 
     rng = np.random.default_rng(7)
     x = np.tile([45.0, 90.0, 140.0, 180.0], 3) + rng.uniform(-1, 1, 12)
@@ -209,7 +209,7 @@ def test_masked_pixels_are_used_as_they_are(scene_of, settings):
 def test_a_star_alone_is_measured_as_among_others(stars):
     """Batches do not mix stars."""
     scene, table = stars
-    from conftest import measurement_settings
+    from measured_scene import measurement_settings
 
     settings = measurement_settings(names=DEFAULT, doReplaceWithNoise=False)
     together = measure(scene, settings)

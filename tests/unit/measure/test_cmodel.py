@@ -43,7 +43,7 @@ def add_galaxy(scene, galaxy, x, y):
 
 @pytest.fixture(name="stars", scope="module")
 def measured_stars():
-    from conftest import make_scene, measurement_settings
+    from measured_scene import make_scene, measurement_settings
 
     rng = np.random.default_rng(0)
     x = np.tile([40.0, 90.0, 140.0, 190.0], 3) + rng.uniform(-1, 1, 12)

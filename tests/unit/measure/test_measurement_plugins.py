@@ -24,7 +24,7 @@ HIGHER = "ext_shapeHSM_HigherOrderMoments"
 
 @pytest.fixture(name="stars", scope="module")
 def measured_stars(request):
-    from conftest import make_scene
+    from measured_scene import make_scene
 
     rng = np.random.default_rng(0)
     x = np.tile([40.0, 90.0, 140.0, 190.0], 3) + rng.uniform(-1, 1, 12)
