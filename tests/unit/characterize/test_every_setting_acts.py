@@ -320,6 +320,15 @@ def test_setting_that_is_not_supported_is_refused(path):
             assign(config, path, other)
 
 
+@pytest.mark.parametrize("path", list({probe_of(path, None)[0]: path for path, _ in LEAVES[::-1]}.values()))
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_change_there_is_no_difference(path, tmp_path):
+    """A run that differs from itself would show an effect of everything."""
+    config = base_config(path)
+    _, probe = probe_of(path, tmp_path)
+    assert probes.differences(probes.outcome(probe, config), probes.outcome(probe, config)) == []
+
+
 def test_lists_name_existing_settings():
     names = [path for path, _ in LEAVES]
     for table in (REFUSED, NOT_SHOWN_HERE, BESIDE, VALUES):
