@@ -23,8 +23,8 @@ def test_configuration_agrees_with_the_reference(configuration, tmp_path, capsys
     assert code == 0, printed
     figures = json.loads(path.read_text())[configuration]
     out = {name for name, entry in figures.items() if not entry["ok"]}
-    # CModel stops in the rounding noise (measurement specification 8.8); nothing else may be out but, where the
-    # PSFs agree to 6e-8 of the peak instead of 1e-11, its shape by as much as that.
+    # CModel stops in the rounding noise (measurement specification 8.8); nothing else may be out but, where
+    # the PSFs agree to 6e-8 of the peak instead of 1e-11, their shapes by as much as that.
     out = {name for name in out if "modelfit_CModel" not in name and "slot_ModelFlux" not in name}
     by_shape = {name for name in out if figures[name]["cause"].startswith("shape of the PSF")}
     assert out - by_shape == set()
