@@ -263,7 +263,8 @@ class FileDigests:
     Attributes
     ----------
     cache : str or None
-        File that keeps the digests between processes (one JSON line each; a line cut by a kill is skipped).
+        File that keeps the digests between processes (one JSON line each; a line that a kill or a crash
+        spoilt is skipped).
     limit : float
         Bytes after which nothing more is hashed: `of` then returns None and the jobs look themselves.
     trust_stat : bool
@@ -285,7 +286,7 @@ class FileDigests:
                 try:
                     key, value = json.loads(line)
                     self._known[key] = value
-                except ValueError:
+                except (ValueError, TypeError):
                     continue
         return self._known
 
@@ -322,7 +323,7 @@ def tally(*words: str) -> None:
 def _lines(path: str | None) -> list[str]:
     if path is None or not os.path.exists(path):
         return []
-    with open(path) as file:
+    with open(path, errors="replace") as file:
         return file.readlines()
 
 

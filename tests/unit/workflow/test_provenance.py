@@ -198,3 +198,17 @@ def test_tracts_of_a_visit() -> None:
     rows = [{"detector": 0, "tracts": "1"}, {"detector": 1, "tracts": "1 3"}]
     assert list(tracts_of_visit(rows, tracts)) == [1, 3]
     assert tracts_of_visit([*rows, {"detector": 2, "tracts": ""}], tracts) == tracts
+
+
+def test_spoilt_lines_of_the_cache_are_skipped(tmp_path: Path) -> None:
+    """After a crash of the machine anything may stand at the end of an appended file."""
+    file, cache = tmp_path / "data", tmp_path / "digests.jsonl"
+    file.write_bytes(b"content")
+    first = FileDigests(str(cache))
+    found = first.of(str(file))
+    first.save()
+    with open(cache, "ab") as opened:
+        opened.write(b'\xff\xfe\x00\n5\n["one"]\n["cut')
+    again = FileDigests(str(cache))
+    assert again.of(str(file)) == found
+    assert again.hashed == 0
