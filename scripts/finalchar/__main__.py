@@ -95,7 +95,9 @@ def perform_on_survey(given: argparse.Namespace) -> int:
     elif given.command == "redo":
         lines = commands.redo(survey, given.visit, given.detector)
     else:
-        lines = commands.verify(survey)
+        lines, is_sound = commands.verify(survey)
+        print("\n".join(lines))
+        return 0 if is_sound else 1
     print("\n".join(lines))
     return 0
 

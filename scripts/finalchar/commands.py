@@ -17,7 +17,7 @@ from finalchar.config_text import command_line_overrides
 from finalchar.errors import ConfigError, FinalcharError
 from finalchar.frozen import Configured, Survey
 from finalchar.layout import Layout, group_name
-from finalchar.plan import Plan
+from finalchar.plan import Plan, Unit
 
 __all__ = ["SnakemakeRun", "explain", "outcome_table", "redo", "run", "status", "verify"]
 
@@ -106,7 +106,7 @@ class SnakemakeRun:
 
     def outcomes(self) -> str:
         """Print the outcomes per visit; return a sentence if a detector ended in an error."""
-        tell(outcome_table(self.plan.survey))
+        tell([*outcome_table(self.plan.survey), *outdated_sentences(self.plan)])
         return error_sentence(self.plan.survey)
 
 
@@ -357,6 +357,24 @@ def outcome_table(survey: Survey) -> list[str]:
     return [*lines, *visits, *shortened([f"{names_of(where)}: {what}" for what, where in errors.items()])]
 
 
+def outdated_sentences(planned: Plan) -> list[str]:
+    """Say which outcomes are those of an earlier run, because a job of this one failed before."""
+    survey = planned.survey
+    if planned.gate.due and not os.path.exists(planned.gate.stamp):
+        return ["a tract or visit list was not made: the outcomes above may be those of an earlier run"]
+    old = []
+    for visit, detector in sorted(planned.due_detectors):
+        name = group_name(detector, survey.detectors_per_job)
+        record = provenance.load(survey.layout.record(visit, name)) or {"detectors": {}}
+        item = record["detectors"].get(str(detector))
+        is_finished = (record.get("token") or "")[8:12] == planned.run_id  # its job looked at all of them
+        if item and not is_finished and item.get("run") != planned.run_id:
+            old.append(f"visit {visit} detector {detector}")
+    if not old:
+        return []
+    return [f"due and not made again, the outcome above is that of an earlier run: {names_of(old)}"]
+
+
 def names_of(detectors: Sequence[str]) -> str:
     """Return the first of the detectors that share a sentence, and how many there are."""
     more = len(detectors) - 1
@@ -370,7 +388,8 @@ def error_sentence(survey: Survey) -> str:
     if not errors:
         return ""
     listed = ", ".join(f"{number} {name}" for name, number in errors.items())
-    return f"some detectors ended in an error ({listed}); everything else is complete"
+    rest = f"{counted['not made']} are not made yet" if counted["not made"] else "everything else is complete"
+    return f"some detectors ended in an error ({listed}); {rest}"
 
 
 # -- commands --------------------------------------------------------------------------------------------
@@ -449,8 +468,36 @@ def redo(survey: Survey, visit: int, detector: int | None) -> list[str]:
     return [f"visit {visit}: {len(forgotten)} detectors will be made again by the next run"]
 
 
-def verify(survey: Survey) -> list[str]:
-    """Hash every file of the records; return what is not sound."""
+def verify(survey: Survey) -> tuple[list[str], bool]:
+    """Hash every file of the records; return what is not sound, and whether all is."""
     planned = Plan(survey, hash_everything=True)
     lines = status(planned)
-    return [*lines, f"{planned.digests.hashed} files hashed"]
+    is_sound = lines[-1] == "nothing to do"
+    units = [*map(planned.tract, survey.tracts), *planned.lists()]
+    if planned.gate.due:
+        lines.append("the detectors were not looked at: first their lists must be current")
+    else:
+        units += [*planned.visits(), planned.survey_unit]
+    lines += shortened([*damaged_products(units), *due_sentences(planned)])
+    lines.append(f"{planned.digests.hashed} files hashed")
+    if not is_sound:
+        lines.append("`finalchar run --set staleness.trust_stat=false` makes what is listed again")
+    return lines, is_sound
+
+
+def damaged_products(units: Sequence[Unit]) -> list[str]:
+    """Why tracts, lists, visits and the survey are due, if it is for a product of their own."""
+    return [
+        f"  {os.path.basename(os.path.dirname(unit.stamp))} {unit.name}: {reason}"
+        for unit in units
+        for reason in unit.reasons
+        if reason.startswith("product ")
+    ]
+
+
+def due_sentences(planned: Plan) -> list[str]:
+    """One line per due detector with all its reasons."""
+    return [
+        f"  visit {visit} detector {detector}: {'; '.join(why)}"
+        for (visit, detector), why in sorted(planned.due_detectors.items())
+    ]

@@ -482,21 +482,31 @@ class Plan:
             return  # a cache only: an output folder that cannot be written is reported when the run starts
 
     def check_archive(self) -> None:
-        """Refuse to replace every good product by `input_missing` when the whole archive is gone.
+        """Refuse to replace every good product by `input_missing` when an archive is gone as a whole.
 
         Raises
         ------
         InputError
-            If no exposure of the sheet exists although products were made before.
+            If of the exposures, the source catalogues or the tract tables not a single one exists although
+            visits were made before.
         """
         rows = [row for members in self.survey.visits.values() for row in members]
-        if len(rows) < 2 or any(os.path.exists(f"{self.survey.folder}/{row['exposure']}") for row in rows):
+        if len(rows) < 2:
             return
-        if os.path.exists(self.layout.record("survey", "survey")):
-            raise InputError(
-                f"none of the {len(rows)} exposures of the sheet exists below {self.survey.folder}: "
-                "is the archive mounted? Nothing was changed"
-            )
+        tables = [path for row in self.survey.tracts.values() for path in tract_files(row).values()]
+        archives = {
+            "exposures": [row["exposure"] for row in rows],
+            "source catalogues": [row["src"] for row in rows],
+            "tract tables": tables,
+        }
+        for kind, paths in archives.items():
+            if any(os.path.exists(f"{self.survey.folder}/{path}") for path in paths):
+                continue
+            if any(os.path.exists(self.layout.record(visit, "visit")) for visit in self.survey.visits):
+                raise InputError(
+                    f"none of the {len(paths)} {kind} of the sheets exists below {self.survey.folder}: "
+                    "is the archive mounted? Nothing was changed"
+                )
 
 
 def group_records(folder: str) -> dict[str, Any]:

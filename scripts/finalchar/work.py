@@ -31,7 +31,9 @@ __all__ = ["main"]
 SETTLE_SECONDS = float(os.environ.get("FINALCHAR_SETTLE_SECONDS", "10"))
 """How long a job waits until the records of upstream jobs are seen (network file systems)."""
 DEATHS_BEFORE_ERROR = 2
-"""Attempts of one run that may die at the same detector before it is recorded as an error."""
+"""Attempts of one run that may die, at the same detector or at two, before it is recorded as an error."""
+AGAIN = "`finalchar run --set staleness.trust_stat=false` finds and makes again what is damaged"
+"""Remedy for products whose bytes changed while size and time stamp did not: otherwise no run reads them."""
 
 
 class Job:
@@ -413,7 +415,7 @@ class ListWork:
                 raise InputError(record["broken"])
             product = os.path.join(self.job.layout.reserve_folder, record["outputs"]["reserved_stars"][0])
             if provenance.hash_file(product) != record["outputs"]["reserved_stars"][3]:
-                raise StaleRunError(f"{product} is not what its record describes: start again")
+                raise StaleRunError(f"{product} is not what its record describes: {AGAIN}")
             fgcm = row.get("fgcm_standard_star")
             yield tract, Path(product), Path(self.job.run.survey_folder, fgcm) if fgcm else None
 
@@ -430,6 +432,14 @@ class GroupRecord:
         self.detectors = detectors
         self.deaths = dict(deaths)
         self.owner = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether nothing that killed a job is tried again.
+
+        Otherwise two detectors that are too much for the machine would keep their visit from being complete.
+        """
+        return sum(self.deaths.values()) >= DEATHS_BEFORE_ERROR
 
     def save(self, working_on: str | None = None) -> None:
         """Write the unfinished record; `working_on` is the detector that starts now."""
@@ -532,6 +542,7 @@ def characterize(stamp: str, run_folder: str) -> None:
         job.stop_if_left_over()
         made.save()
         detectors = DetectorWork(job, made, group)
+        due.sort(key=lambda row: str(row["detector"]) in made.deaths)  # what killed a job comes last
         for place, row in enumerate(due):
             with rare_collection() if place == 0 else nullcontext():
                 detectors.make(row)
@@ -600,8 +611,9 @@ class DetectorWork:
                 f"the file {files.unreadable[0]} cannot be read: is it a file, with the right to read it?"
             )
             return self._status(row, "input_broken", sentence), None
-        if (deaths := self.group.deaths.get(number, 0)) >= DEATHS_BEFORE_ERROR:
-            sentence = f"the job died {deaths} times at this detector (out of memory, or killed)"
+        if (deaths := self.group.deaths.get(number, 0)) and self.group.is_last_attempt:
+            times = "once" if deaths == 1 else f"{deaths} times"
+            sentence = f"the job died {times} at this detector (out of memory, or killed)"
             return self._status(row, "internal_error", sentence), None
         try:
             return self._science(row, files)
@@ -759,7 +771,7 @@ def check_products(job: Job, visit: int, detectors: Mapping[str, Any]) -> None:
             path = f"{folder}/{item[0]}"
             if not os.path.exists(path) or provenance.hash_file(path) != item[3]:
                 raise StaleRunError(
-                    f"visit {visit} detector {number}: {item[0]} is not what its record describes: run again"
+                    f"visit {visit} detector {number}: {item[0]} is not what its record describes: {AGAIN}"
                 )
 
 

@@ -304,3 +304,83 @@ def test_files_per_detector(fresh: Trial) -> None:
     per_visit = 4 + 2 * 3  # list and three products; record, stamp and log of list and visit
     per_group = 2  # record and log
     assert len(files) <= 2 * 3 + per_group + per_visit
+
+
+# -- found by the operator's reading ------------------------------------------------------------------------
+def spoil_unseen(path: Path) -> None:
+    """Change a byte, keep size and time stamp: what a disk does, and no planner sees."""
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_product_that_rots_unseen_is_found_and_made_again(fresh: Trial) -> None:
+    """`verify` finds it and says so; the remedy that its sentence and that of a job name is one."""
+    assert fresh.run().status == 0
+    assert fresh.finalchar("verify").returncode == 0
+    product = fresh.product(FIRST, 1)
+    spoil_unseen(product)
+    done = fresh.finalchar("verify")
+    assert done.returncode == 1
+    assert f"visit {FIRST} detector 1: product {product.name} has other content" in done.stdout
+    assert "staleness.trust_stat=false" in done.stdout
+
+    (fresh.output / str(FIRST) / "summary.parquet").unlink()  # the visit is made from it: it must not be
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert f"{product.name} is not what its record describes" in outcome.text
+    assert "staleness.trust_stat=false" in outcome.text
+    fresh.tally.write_text("")
+    done = fresh.finalchar("run", "--set", "staleness.trust_stat=false", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert fresh.outcome().computed["detector"] == 1
+    assert fresh.differences() == []
+
+
+def test_two_deadly_detectors_of_one_group(fresh: Trial) -> None:
+    """They cost themselves, not their visit: three attempts are enough."""
+    harm(fresh, FIRST, 0, "import os; os.kill(os.getpid(), 9)")
+    harm(fresh, FIRST, 1, "import os; os.kill(os.getpid(), 9)")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, 0): "internal_error", (FIRST, 1): "internal_error"}
+    assert "the job died once at this detector" in last_words(outcome.text)
+
+
+def test_tables_or_catalogues_that_are_not_mounted_change_nothing(fresh: Trial) -> None:
+    """As for exposures: good products are not replaced by `input_missing` of everything."""
+    assert fresh.run().status == 0
+    fresh.output.joinpath("survey_summary.parquet").unlink()
+    fresh.state("survey/survey.json").unlink()  # a survey that is not finished is as dear
+    for pattern, kind in (("isolated_star_*", "tract tables"), ("src_*", "source catalogues")):
+        for path in fresh.survey.glob(pattern):
+            path.rename(fresh.root / path.name)
+        outcome = fresh.run()
+        assert outcome.status != 0
+        assert outcome.jobs == {}
+        assert f"{kind} of the sheets exists" in outcome.text
+        for path in fresh.root.glob(pattern):
+            path.rename(fresh.survey / path.name)
+    assert fresh.run().status == 0
+    assert fresh.differences() == []
+
+
+def test_outcomes_of_an_earlier_run_are_called_so(fresh: Trial) -> None:
+    """A failed tract job leaves the old outcomes in place: they are not told as those of this run."""
+    assert fresh.run().status == 0
+    tract = fresh.library("stars/tract.py")
+    tract.write_text(tract.read_text().replace("def reserve_stars(", "def _reserve_stars(", 1))
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert "the outcomes above may be those of an earlier run" in outcome.text
+
+
+def test_outcomes_that_another_grouping_made_are_not_called_old(fresh: Trial) -> None:
+    assert fresh.run().status == 0
+    fresh.configure("detectors_per_job: 3", "detectors_per_job: 2")
+    outcome = fresh.run()
+    assert outcome.status == 0
+    assert outcome.computed.get("detector", 0) == 0
+    assert "earlier run" not in outcome.text
