@@ -349,7 +349,7 @@ def test_version_of_a_named_package_with_a_warning_only(trial: Trial) -> None:
     folder = trial.clone / "packages"
     trial.add_config("staleness: {software: warn}\n")
     make_distribution(folder, "1.2")
-    outcome = expect(trial, nothing())
+    outcome = expect(trial, nothing(), compare=False)  # the products name the version they were made with
     assert "galsim 1.0 -> 1.2" in outcome.text
     make_distribution(folder, "1.0")
     trial.configure("staleness: {software: warn}\n", "")

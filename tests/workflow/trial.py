@@ -224,7 +224,7 @@ class Trial:
         digest = hashlib.sha256()
         config = (self.clone / "config.yaml").read_text().replace(str(self.root), "")
         digest.update(re.sub(r"(survey|output|detectors_per_job): .*", "", config).encode())
-        for folder in (self.survey, self.clone / "scripts"):
+        for folder in (self.survey, self.clone / "scripts", self.clone / "packages"):
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.suffix != ".pyc":
                     digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
