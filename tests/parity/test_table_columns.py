@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -104,7 +105,7 @@ def _aperture_columns(name, sinc, rows, info):
 
 
 def test_columns_of_production(selected):
-    with (DATA / "production_columns.csv").open(encoding="utf-8") as file:
+    with gzip.open(DATA / "production_columns.csv.gz", "rt", encoding="utf-8") as file:
         wanted = list(csv.DictReader(file))
     table = make_table(configuration("default"), production_input(selected))
     assert len(wanted) == 850
