@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONPATH := $(CURDIR)/scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format schemas parity bench scale test-slurm test-staleness test-faults
+.PHONY: help setup setup-dev run test lint format schemas parity bench scale test-slurm test-staleness
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -32,7 +32,7 @@ lint: setup-dev  ## style, types, workflow, generated files, import direction; s
 
 format: setup-dev  ## format the code and the workflow
 	@$(ACTIVE) -m ruff format -q scripts tests .ci envs
-	@$(ACTIVE) -m snakefmt -q Snakefile workflow/rules
+	@$(ACTIVE) -m snakefmt Snakefile workflow/rules
 
 schemas: setup  ## generate workflow/schemas from the configuration model and the sheets
 	@$(ACTIVE) -m finalchar.schemas
@@ -51,6 +51,3 @@ test-staleness: setup-dev  ## the whole staleness sweep and the kill campaign
 
 test-slurm: setup-dev  ## the micro survey on a real one-node Slurm
 	@$(ACTIVE) tests/workflow/slurm_campaign.py
-
-test-faults: setup-dev  ## the fault campaign
-	@echo "make test-faults: the fault campaign is not there yet."; exit 1
