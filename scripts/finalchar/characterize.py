@@ -416,7 +416,8 @@ class _Characterization:
         from finalchar.stars.candidates import make_psf_candidates
 
         make = self.subtasks.make_psf_candidates or make_psf_candidates
-        self._candidates = make(self.table, self.footprints, self.exposure, self.config.make_psf_candidates)
+        candidates = make(self.table, self.footprints, self.exposure, self.config.make_psf_candidates)
+        self._candidates = candidates.with_catalogue(self.selected)
         self.counts["good_stamps"] = len(self.candidates)
         maximum = self.table["psf_max_value"].copy()
         maximum[self.candidates.index] = self.candidates.psf_max_value

@@ -89,6 +89,9 @@ class Candidates:
     rejected : mapping of str to int
         Stars of the table without a stamp, by reason: ``centroid_not_finite``, ``stamp_outside_image``,
         ``no_finite_pixel``.
+    catalogue : SourceTable, optional
+        The stars' rows of the input catalogue, all columns, for determiners that need more of it than
+        centroids; see `with_catalogue`.
     """
 
     index: IntArray
@@ -106,6 +109,7 @@ class Candidates:
     footprints: Footprints
     footprint_index: IntArray
     rejected: Mapping[str, int]
+    catalogue: SourceTable | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -117,8 +121,14 @@ class Candidates:
 
     def select(self, rows: npt.NDArray[Any]) -> Candidates:
         """Return the given candidates (boolean mask or indices)."""
-        names = [field.name for field in fields(self) if field.name not in ("footprints", "rejected")]
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        same = ("footprints", "rejected", "catalogue")
+        names = [field.name for field in fields(self) if field.name not in same]
+        catalogue = None if self.catalogue is None else self.catalogue.select(rows)
+        return replace(self, catalogue=catalogue, **{name: getattr(self, name)[rows] for name in names})
+
+    def with_catalogue(self, catalogue: SourceTable) -> Candidates:
+        """Return the candidates with their rows of a table that `index` counts in."""
+        return replace(self, catalogue=catalogue.select(self.index))
 
     def stamps(
         self, exposure: Exposure, size: int, *, mask_blends: bool = True, pixel_threshold: float = 0.0
