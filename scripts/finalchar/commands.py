@@ -411,11 +411,10 @@ def run(base: Path, config: Path, overrides: Sequence[str], arguments: Sequence[
     if before[-1] != "nothing to do":
         if frozen.lock_is_held(survey.layout.lock):
             frozen.hold_lock(survey.layout.lock)
-        if failed := snakemake(base, config, overrides, arguments):
-            return failed
+        return snakemake(base, config, overrides, arguments)  # it shows the outcomes, see `outcomes`
     print("\n".join(outcome_table(survey)))
     if sentence := error_sentence(survey):
-        print(sentence)
+        print(f"error: {sentence}")
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from tables import VISITS
 from trial import Trial, edit, expect, nothing, one_detector
 
 FIRST, SECOND = VISITS
+OUTCOMES = "outcome of the detectors:"
 RAISE = """
 
 _unharmed_{visit}_{detector} = load_detector_inputs
@@ -61,6 +62,10 @@ def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
     assert bad(fresh) == {(FIRST, 1): "input_missing"}
     assert f"{path.name} is missing" in last_words(outcome.text)
     assert "1 input_missing" in last_words(outcome.text)
+    assert outcome.text.count(OUTCOMES) == 1
+    assert outcome.text.strip().splitlines()[-1] == (
+        "error: some detectors ended in an error (1 input_missing); everything else is complete"
+    )
 
     again = fresh.run()  # it stays missing: nothing to do, and still told
     assert again.says_nothing_to_do
@@ -69,7 +74,10 @@ def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
     assert f"{path.name} is missing" in done.stdout
 
     hidden.rename(path)
-    expect(fresh, one_detector())
+    done = fresh.finalchar("run", "--cores", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(OUTCOMES) == 1
+    expect(fresh, nothing())
     assert bad(fresh) == {}
     assert fresh.finalchar("run").returncode == 0
 
@@ -254,7 +262,9 @@ def test_two_runs_on_one_output(fresh: Trial) -> None:
         file.flush()
         outcome = fresh.run()
     assert outcome.status != 0
-    assert "another run is working on this output (process 1 on another node)" in outcome.text
+    assert outcome.text.strip().splitlines()[-1] == (
+        "error: another run is working on this output (process 1 on another node): wait for it or stop it"
+    )
     assert outcome.jobs == {}
 
 

@@ -102,16 +102,19 @@ def python(wildcards, output):
     return sys.executable
 
 
-@in_one_sentence
+# The two hooks below leave by sys.exit: to other exceptions Snakemake adds lines of the Snakefile.
 def start_run():
     """Lock the output folder, freeze configuration and sheets."""
-    RUN.start()
+    try:
+        RUN.start()
+    except FinalcharError as error:
+        sys.exit(f"error: {error}")
 
 
 def end_run():
     """Print the outcomes; an error status of a detector is an error of the run."""
     if sentence := RUN.outcomes():
-        raise WorkflowError(sentence)
+        sys.exit(f"error: {sentence}")
 
 
 def show_outcomes():
