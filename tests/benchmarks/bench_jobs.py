@@ -218,7 +218,7 @@ def job_rows(reference: Path, *, quick: bool) -> Iterator[tuple[Row, dict[str, A
     """Rows of the detector job, and the means by stage for the JSON file."""
     variants: list[tuple[str, float | None, dict[str, Any]]] = [
         ("detector job, first measurements", 0.7, {"plugins": FIRST_PLUGINS}),
-        ("detector job, all measurements of the default", None, {}),
+        ("detector job, all measurements of the default", 1.5, {}),
     ]
     if not quick:
         variants.append(

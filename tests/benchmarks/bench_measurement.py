@@ -3,13 +3,15 @@
     python tests/benchmarks/bench_measurement.py [REFERENCE]
 
 CPU time of `run_measurement` with one thread, the PSF made before; next to the reference's own time.
+Limits: 1.2 s on the reference's detectors (its own time; goal 0.9), 4 s for 150 stars (those of the largest
+detector, repeated).  The limit of the whole detector job, 1.5 s, is a row of bench_jobs.py.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import numpy as np
 from bench_rows import Row, below, best_cpu_seconds, cpu_seconds, print_table
 
 ROOT = Path(__file__).resolve().parents[2]
-MANY_STARS = 150
+LIMIT, GOAL = 1.2, 0.9
+"""What the reference takes on its detectors, CPU seconds, and what we would like."""
+MANY_STARS, MANY_STARS_LIMIT = 150, 4.0
 DEAREST = 3
 
 
@@ -35,8 +39,9 @@ def measurement_rows(reference: Path) -> Iterator[Row]:
     times = measure_times(reference)
     number = len(times.detectors)
     stars, ours, theirs = (sum(each[k] for each in times.detectors) / number for k in range(3))
-    yield below(f"all plugins, mean of {number} detectors, {stars:.0f} stars", ours, 1.2, "CPU s", theirs)
-    yield below(f"all plugins, {MANY_STARS} stars", times.many, 4.0, "CPU s")
+    mean = below(f"all plugins, mean of {number} detectors, {stars:.0f} stars", ours, LIMIT, "CPU s", theirs)
+    yield replace(mean, goal=f"{mean.goal} (goal {GOAL:g}{': reached' if ours <= GOAL else ''})")
+    yield below(f"all plugins, {MANY_STARS} stars", times.many, MANY_STARS_LIMIT, "CPU s")
     dearest = sorted(times.plugins, key=lambda name: -times.plugins[name])[:DEAREST]
     for place, name in enumerate(dearest, 1):
         yield Row(f"dearest {place}: {name}", None, times.plugins[name] / number, "CPU s", "reported", None)
