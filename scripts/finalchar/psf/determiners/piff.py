@@ -22,6 +22,7 @@ from pydantic import field_validator
 from finalchar.config_base import Field, Section
 from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.exposure import Exposure
+from finalchar.psf.down_sampling import down_sample
 from finalchar.psf.model import FitEvidence, PsfFit
 from finalchar.psf.piff_frame import PiffFrame, piff_frame
 from finalchar.psf.piff_model import COLOR_KEY, PiffModel, image_size, piff_model
@@ -209,15 +210,6 @@ def check_settings(settings: Settings, *, compatibility: str = "fixed") -> None:
             f"psf_determiner.piff.stampSize is {settings.stampSize}, but a model of modelSize "
             f"{settings.modelSize} and samplingSize {settings.samplingSize:g} needs at least {needed}."
         )
-
-
-def down_sample(number: int, settings: Settings) -> IntArray:
-    """Return the rows of the stars that enter the fit, ascending (selection specification 6.1)."""
-    if number <= settings.maxCandidates:
-        return np.arange(number)
-    log.info("Down-sampling from %d to %d psf candidates.", number, settings.maxCandidates)
-    generator = np.random.RandomState(settings.downsampleRandomSeed)
-    return np.sort(generator.choice(number, size=settings.maxCandidates, replace=False))
 
 
 def _stamp_size(candidates: Candidates, settings: Settings) -> int:
