@@ -1,6 +1,7 @@
 """Characterise the due detectors of one group."""
 
-from finalchar import work
+from finalchar.work.detector import characterize
+from finalchar.work.start import main
 
 if __name__ == "__main__":
-    work.main(work.characterize)
+    main(characterize)

@@ -1,6 +1,7 @@
 """Consolidate one visit."""
 
-from finalchar import work
+from finalchar.work.start import main
+from finalchar.work.visit import consolidate
 
 if __name__ == "__main__":
-    work.main(work.consolidate)
+    main(consolidate)

@@ -1,6 +1,7 @@
 """Write the reserve list of one visit."""
 
-from finalchar import work
+from finalchar.work.start import main
+from finalchar.work.visit_list import list_visit
 
 if __name__ == "__main__":
-    work.main(work.list_visit)
+    main(list_visit)

@@ -1,6 +1,7 @@
 """Draw the reserved stars of one tract."""
 
-from finalchar import work
+from finalchar.work.start import main
+from finalchar.work.tract import reserve_stars
 
 if __name__ == "__main__":
-    work.main(work.reserve_stars)
+    main(reserve_stars)

@@ -1,6 +1,7 @@
 """Write the table of all detectors of the survey."""
 
-from finalchar import work
+from finalchar.work.start import main
+from finalchar.work.survey import summarize_survey
 
 if __name__ == "__main__":
-    work.main(work.summarize_survey)
+    main(summarize_survey)

@@ -28,6 +28,7 @@ __all__ = [
     "closure",
     "digest",
     "file_reason",
+    "is_outside",
     "load",
     "product_digest",
     "reasons",
@@ -44,7 +45,8 @@ PACKAGE = LIBRARY.name
 REGISTRIES = ("stars.selectors", "psf.determiners", "measure.plugins")
 """Packages whose modules are found by name at run time: they count as a whole."""
 OUTSIDE = ("config", "sheets", "strict_yaml", "layout", "provenance", "frozen", "plan", "work", "commands")
-"""Beginnings of modules no product depends on: settings are compared by value, the rest is record keeping."""
+"""Modules and packages no product depends on, beside ``config_...``: settings are compared by value, the rest
+is record keeping."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,12 @@ def _imports(tree: ast.Module, module: str, is_package: bool) -> set[str]:
     return {name for name in inside if _module_path(name)}
 
 
+def is_outside(module: str) -> bool:
+    """Whether no product depends on a module of the library."""
+    room = module.split(".")[0]
+    return room in OUTSIDE or room.startswith("config_")
+
+
 def _with_parents(modules: Iterable[str]) -> set[str]:
     """Add the packages that are executed on the way to the modules."""
     found: set[str] = set()
@@ -187,7 +195,7 @@ class CodeReader:
         open_modules = set(start)
         while open_modules:
             module = open_modules.pop()
-            if module in found or module.startswith(OUTSIDE):
+            if module in found or is_outside(module):
                 continue
             found[module], imports = self.module(module)
             open_modules |= _with_parents([module, *imports]) | _registered(module)

@@ -279,7 +279,7 @@ def _with_bytecode() -> dict[str, str]:
 
 def _start(reference: str) -> dict[str, Any]:
     """In a process of its own: the time of everything but the work on the detector."""
-    from finalchar.work import rare_collection
+    from finalchar.work.garbage import rare_collection
 
     entry = _reference_times(Path(reference))[0]
     times = []

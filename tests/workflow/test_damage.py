@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tables
 from tables import VISITS
-from trial import Trial, edit, expect, nothing, one_detector
+from trial import Trial, edit, expect, nothing
 
 FIRST, SECOND = VISITS
 OUTCOMES = "outcome of the detectors:"
@@ -74,9 +74,11 @@ def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
     assert f"{path.name} is missing" in done.stdout
 
     hidden.rename(path)
+    fresh.tally.write_text("")
     done = fresh.finalchar("run", "--cores", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count(OUTCOMES) == 1
+    assert fresh.outcome().computed["detector"] == 1
     expect(fresh, nothing())
     assert bad(fresh) == {}
     assert fresh.finalchar("run").returncode == 0

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from finalchar.work import rare_collection
+from finalchar.work.garbage import rare_collection
 
 ROOT = Path(__file__).parents[3]
 HEAVY = ("astropy", "fitsio", "galsim", "pandas", "piff", "pyarrow", "scipy", "sklearn")

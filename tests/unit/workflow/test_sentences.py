@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from finalchar.work import naming_files, one_sentence, remedy
+from finalchar.work.detector import naming_files
+from finalchar.work.start import one_sentence, remedy
 
 ROW = {"exposure": "night/calexp 1.fits", "src": "night/src_1.fits"}
 
