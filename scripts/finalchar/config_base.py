@@ -2,7 +2,8 @@
 
 A `Section` knows its fields and nothing else: an unknown name, a value of the wrong type and a value out of
 range are refused at once, when a file is read and when an attribute is set in Python.  Text is never turned
-into a number, a truth value never into a number, and numbers are finite.
+into a number, a truth value never into a number, and numbers are finite; text is not empty, and a list names
+nothing twice, unless the type of the field says otherwise.
 
 A choice of a registry (a source selector, a PSF determiner, a measurement plugin) writes its settings so::
 
@@ -16,9 +17,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from finalchar.errors import ConfigError
 
@@ -41,6 +51,12 @@ class Section(BaseModel):
 
     _path: str = PrivateAttr(default="")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_unfit(cls.model_fields[str(info.field_name)].annotation, value)
+        return value
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field, checked; `ConfigError` in one sentence where that is impossible."""
         if name.startswith("_"):
@@ -48,9 +64,11 @@ class Section(BaseModel):
             return
         if name not in type(self).model_fields:
             raise ConfigError(unknown_key(name, self._path, type(self).model_fields))
+        before = self.__dict__[name]
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
+            self.__dict__[name] = before  # values that do not fit together are found after the assignment
             raise ConfigError(explain(error, type(self), prefix=self._path)) from None
         tell_paths(self, self._path)
 
@@ -82,6 +100,53 @@ def only(value: Any) -> AfterValidator:
         return given
 
     return AfterValidator(check)
+
+
+def refuse_unfit(annotation: Any, value: Any) -> None:
+    """Refuse what pydantic lets pass: another type that is equal, empty text, an entry that stands twice.
+
+    Raises
+    ------
+    ValueError
+        One sentence without the key, which the caller knows.
+    """
+    if value is None:
+        return
+    choices = _literals(annotation)
+    if choices:
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise ValueError(f"must be one of {_spelt(choices)}, not {value!r}.")
+    elif isinstance(value, str):
+        if not value.strip():
+            raise ValueError("must not be empty; remove the line for the default.")
+    elif isinstance(value, (list, tuple)):
+        _refuse_unfit_entries(value)
+    elif isinstance(value, dict) and get_origin(annotation) is dict:
+        for key, entry in value.items():
+            if not str(key).strip() or (isinstance(entry, str) and not entry.strip()):
+                raise ValueError(f"must not have the empty entry '{key}: {entry}'; remove it.")
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    """The values of a ``Literal``, also of one that may be None; nothing for other types."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return next((get_args(kind) for kind in get_args(annotation) if get_origin(kind) is Literal), ())
+
+
+def _spelt(choices: Iterable[Any]) -> str:
+    """Values as the configuration file writes them."""
+    return ", ".join(str(c).lower() if isinstance(c, bool) else repr(c) for c in choices)
+
+
+def _refuse_unfit_entries(entries: Iterable[Any]) -> None:
+    seen: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, str) and not entry.strip():
+            raise ValueError("must not have empty entries; remove them.")
+        if entry in seen:
+            raise ValueError(f"must not have {entry!r} twice; remove one of them.")
+        seen.append(entry)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -162,7 +227,8 @@ def explain(error: ValidationError, model: type[BaseModel], *, prefix: str = "")
         return f"Configuration key '{path}' is missing."
     if problem["type"] == "value_error":
         message = str(problem["ctx"]["error"]) if "error" in problem.get("ctx", {}) else problem["msg"]
-        return f"Configuration key '{path}': {message}" if path else message
+        joined = " " if message.startswith("must ") else ": "
+        return f"Configuration key '{path}'{joined}{message}" if path else message
     return f"Configuration key '{path}' must be {_wanted(problem)}, not {problem['input']!r}."
 
 

@@ -152,14 +152,12 @@ def _check_choice(section: type[Choices], name: str) -> str:
 
 
 def _check_plugins(section: type[Choices], package: str, names: list[str]) -> list[str]:
-    """Return a list of existing plugins, each named once; ValueError with the sentence otherwise."""
+    """Return a list of existing plugins; ValueError with the sentence otherwise."""
     for name in names:
         if ":" in name:
             _check_external(package, name)
         else:
             _check_choice(section, name)
-        if names.count(name) > 1:
-            raise ValueError(f"the {section.KIND} '{name}' is named twice.")
     return names
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import get_origin
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from finalchar import strict_yaml
 from finalchar.config import Config, load_config
-from finalchar.config_text import command_line_overrides
+from finalchar.config_text import all_keys, command_line_overrides, section_in
 from finalchar.errors import ConfigError, NotYetImplementedError
 
 
@@ -78,8 +79,6 @@ def test_wrong_key_in_an_inactive_choice_is_refused(load):
 
 def test_every_misspelt_leaf_is_refused(load):
     """The kind, not the example: one changed letter in any leaf of the model is an error naming its path."""
-    from finalchar.config_text import all_keys
-
     for path in all_keys(Config):
         wrong = [*path[:-1], path[-1] + "x"]
         with pytest.raises(ConfigError, match=re.escape(f"Unknown configuration key '{'.'.join(wrong)}'")):
@@ -142,7 +141,7 @@ def test_unknown_choice_says_what_there_is(load):
     config = Config()
     with pytest.raises(ConfigError, match="no PSF determiner 'pif'"):
         config.psf_determiner.name = "pif"
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match="must not have 'base_PsfFlux' twice"):
         config.measurement.plugins.names = ["base_PsfFlux", "base_PsfFlux"]
 
 
@@ -173,6 +172,106 @@ def test_default_list_of_plugins_holds_the_plugins_of_lsst_that_exist():
 
 
 # --- K04: types
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value", "wanted"),
+    [
+        ("nIterForRadius", True, "1"),
+        ("nIterForRadius", 1.0, "1"),
+        ("nIterForRadius", "1", "1"),
+        ("fixed", 0, "false"),
+        ("fixed", 0.0, "false"),
+    ],
+)
+def test_a_value_that_only_equals_the_legal_one_is_refused(leaf, value, wanted):
+    """Python says True == 1 == 1.0; the setting has one type."""
+    kron = Config().measurement.plugins.ext_photometryKron_KronFlux
+    with pytest.raises(ConfigError, match=rf"KronFlux\.{leaf}' must be one of {wanted}, not {value!r}"):
+        setattr(kron, leaf, value)
+    with pytest.raises(ConfigError, match=rf"KronFlux\.{leaf}' must be one of {wanted}, not {value!r}"):
+        Config(measurement={"plugins": {"ext_photometryKron_KronFlux": {leaf: value}}})
+
+
+@pytest.mark.parametrize("value", ["true", "1.0", '"true"', "01"])
+def test_a_file_can_only_spell_the_legal_value(load, value):
+    with pytest.raises(ConfigError, match=r"line 1: .*nIterForRadius' can only be 1, not"):
+        load(f"measurement: {{plugins: {{ext_photometryKron_KronFlux: {{nIterForRadius: {value}}}}}}}")
+
+
+# --- values that cannot be meant
+
+
+def text_leaves():
+    """Dotted path and annotation of every setting that is text or a list."""
+    for path in all_keys(Config):
+        model = Config
+        for part in path[:-1]:
+            model = section_in(model.model_fields[part].annotation)
+        annotation = model.model_fields[path[-1]].annotation
+        if annotation is str or get_origin(annotation) is list:
+            yield ".".join(path), annotation
+
+
+@pytest.mark.parametrize(("path", "annotation"), list(text_leaves()), ids=str)
+def test_empty_text_and_doubled_entries_are_refused_where_they_stand(load, path, annotation):
+    """The kind: no text is empty, no list has an entry twice or an empty one."""
+    values = ['""', '"  "'] if annotation is str else ["[a, a]", '[a, ""]']
+    if annotation in (list[float], list[int]):
+        values = ["[3, 4, 3]"]
+    for value in values:
+        with pytest.raises(ConfigError, match=r"--config .*'" + re.escape(path)) as caught:
+            load("", f"{path}={value}")
+        assert "must" in str(caught.value)
+
+
+def test_empty_entries_of_a_section_of_keys_are_refused(load):
+    with pytest.raises(ConfigError, match=r"line 1: .*'apply_ap_corr.proxies' must not have the empty entry"):
+        load('apply_ap_corr: {proxies: {base_PsfFlux: ""}}')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "source_selector:\n  science:\n    signalToNoise:\n      minimum: 2000",
+            r"line 3: .*science\.signalToNoise': minimum \(2000\.0\) must be less than maximum \(1000\.0\)",
+        ),
+        (
+            "source_selector: {references: {magLimit: {minimum: 3, maximum: 3}}}",
+            r"line 1: .*magLimit': minimum \(3\.0\) must be less than maximum \(3\.0\), or no source passes",
+        ),
+        (
+            "source_selector: {references: {colorLimits: {a:\n  {primary: g, "
+            "secondary: r, minimum: 1, maximum: 0}}}}",
+            r"line 1: .*colorLimits\.a': minimum \(1\.0\) must be less than maximum",
+        ),
+        ("source_selector: {objectSize: {widthMin: 11}}", r"line 1: .*widthMin \(11\.0\) must be less than"),
+        ("source_selector: {objectSize: {fluxMax: 11}}", r"line 1: .*fluxMin \(12500\.0\) must be less than"),
+        (
+            "source_selector: {objectSize: {signalToNoiseMax: 11}}",
+            r"line 1: .*signalToNoiseMin \(50\.0\) must be less than signalToNoiseMax",
+        ),
+        (
+            "source_selector: {science: {flags: {good: [slot_Centroid_flag]}}}",
+            r"line 1: .*science\.flags': 'slot_Centroid_flag' is both in good and in bad",
+        ),
+    ],
+)
+def test_limits_that_nothing_can_pass_are_refused(load, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(text)
+
+
+def test_a_refused_assignment_changes_nothing():
+    config = Config()
+    limits = config.source_selector.science.signalToNoise
+    with pytest.raises(ConfigError, match=r"minimum \(2000\.0\) must be less"):
+        limits.minimum = 2000
+    assert limits.minimum == 50.0
+    limits.maximum = None
+    limits.minimum = 2000
+    assert limits.minimum == 2000.0
 
 
 def test_exponent_without_point_is_a_number(load):

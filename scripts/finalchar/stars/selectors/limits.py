@@ -6,10 +6,11 @@ both sides and a NaN fails any active limit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
 from finalchar.config_base import Field, Section
 from finalchar.errors import InputError
@@ -31,6 +32,7 @@ __all__ = [
     "ab_magnitude",
     "as_flags",
     "column",
+    "demand_order",
     "every_row",
     "select_centroid_error",
     "select_color",
@@ -60,6 +62,27 @@ class Limit(Section):
 
     minimum: float | None = Field(None, description="values must be greater; null: no limit")
     maximum: float | None = Field(None, description="values must be less; null: no limit")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.minimum is not None and self.maximum is not None:
+            demand_order(self, "minimum", "maximum")
+        return self
+
+
+def demand_order(section: Section, lower: str, upper: str) -> None:
+    """Refuse limits between which nothing lies.
+
+    Raises
+    ------
+    ValueError
+        If the setting `lower` is not less than the setting `upper`.
+    """
+    low, high = getattr(section, lower), getattr(section, upper)
+    if low >= high:
+        raise ValueError(
+            f"{lower} ({low}) must be less than {upper} ({high}), or no source passes; change one of them."
+        )
 
 
 class FluxLimit(Limit):
@@ -99,6 +122,15 @@ class Flags(Section):
 
     good: list[str] = Field(default_factory=list, description="flags that must all be set")
     bad: list[str] = Field(default_factory=list, description="flags of which none may be set")
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Self:
+        both = [name for name in self.good if name in self.bad]
+        if both:
+            raise ValueError(
+                f"{both[0]!r} is both in good and in bad, so no source passes; take it out of one."
+            )
+        return self
 
 
 class Unresolved(Limit):

@@ -55,9 +55,11 @@ class Settings(Section):
     )
 
     @model_validator(mode="after")
-    def _widths_in_order(self) -> Self:
-        if self.widthMin > self.widthMax:
-            raise ValueError(f"widthMin ({self.widthMin}) is greater than widthMax ({self.widthMax})")
+    def _in_order(self) -> Self:
+        limits.demand_order(self, "widthMin", "widthMax")
+        for limited in ("flux", "signalToNoise"):
+            if getattr(self, f"{limited}Max") > 0:
+                limits.demand_order(self, f"{limited}Min", f"{limited}Max")
         return self
 
 
