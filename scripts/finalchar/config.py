@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import ValidationError, model_validator
 
 from finalchar import config_text, strict_yaml
-from finalchar.config_base import Field, Section, explain, only, subsection, tell_paths
+from finalchar.config_base import Field, NameSet, Section, explain, only, subsection, tell_paths
 from finalchar.config_choices import choice, compose_choice, compose_plugins, settings_in
 from finalchar.config_sites import (
     AP_CORR_SELECTION,
@@ -161,7 +161,7 @@ class FitConfig(Section):
 class ApplyApCorr(Section):
     """How aperture corrections are applied (measurement specification 14)."""
 
-    ignoreList: list[str] = Field(default_factory=list, description="fluxes that are not corrected")
+    ignoreList: NameSet = Field(default_factory=list, description="fluxes that are not corrected")
     doFlagApCorrFailures: bool = Field(True, description="set the flux flag where the correction fails")
     proxies: dict[str, str] = Field(
         default_factory=dict, description="flux name: name of the flux whose correction it takes"
@@ -231,7 +231,7 @@ class MeasureApCorr(Section):
     numIter: int = Field(4, ge=0, description="number of iterations with rejection")
     numSigmaClip: float = Field(4.0, gt=0, description="rejection level, in robust standard deviations")
     doFinalMedianShift: bool = Field(True, description="shift the field to a median residual of zero")
-    allowFailure: list[str] = Field(
+    allowFailure: NameSet = Field(
         default_factory=lambda: list(LSST_ALLOW_FAILURE), description="fluxes whose correction may be missing"
     )
 

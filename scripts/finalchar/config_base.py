@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, cast, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -32,7 +32,25 @@ from pydantic import (
 
 from finalchar.errors import ConfigError
 
-__all__ = ["Field", "Section", "explain", "nearest", "only", "subsection", "tell_paths"]
+__all__ = [
+    "Field",
+    "NameSet",
+    "Section",
+    "explain",
+    "is_unordered",
+    "nearest",
+    "only",
+    "subsection",
+    "tell_paths",
+]
+
+
+class _Unordered:
+    """Marks a list whose order means nothing."""
+
+
+NameSet: TypeAlias = Annotated[list[str], _Unordered()]
+"""Type of a list of names whose order means nothing, so that it decides no product."""
 
 
 class Section(BaseModel):
@@ -89,6 +107,11 @@ def tell_paths(section: Section, path: str = "") -> None:
 def subsection(kind: type[Section], description: str) -> Any:
     """Field that holds a section, made with its defaults: ``limits: Limits = subsection(Limits, "...")``."""
     return Field(default_factory=kind, description=description)
+
+
+def is_unordered(model: type[BaseModel], name: str) -> bool:
+    """Whether a field of a section is a `NameSet`."""
+    return any(isinstance(mark, _Unordered) for mark in model.model_fields[name].metadata)
 
 
 def only(value: Any) -> AfterValidator:

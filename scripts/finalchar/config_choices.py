@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from finalchar.config_base import Field, Section, nearest
+from finalchar.config_base import Field, NameSet, Section, nearest
 from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = [
@@ -235,7 +235,7 @@ def compose_plugins(
     choices = choices_of(package)
     base = _base(PluginSection, kind="measurement plugin", names=choices, known=known)
     run = [name for name in default if name in choices]
-    checked = Annotated[list[str], AfterValidator(lambda names: _check_plugins(base, package, names))]
+    checked = Annotated[NameSet, AfterValidator(lambda names: _check_plugins(base, package, names))]
     fields: dict[str, Any] = {"names": (checked, _names_field(run, choices)), "external": _external_field()}
     for name, settings in choices.items():
         fields[name] = _section_field(settings, f"settings of the plugin {name}")

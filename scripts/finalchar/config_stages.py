@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from finalchar.config_base import Section
+from finalchar.config_base import Section, is_unordered
 from finalchar.config_choices import ChoiceSection, PluginSection
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def active_values(section: Section) -> dict[str, Any]:
         kept = ("names", "external", *section.active) if isinstance(section, PluginSection) else ()
         if isinstance(section, PluginSection) and name not in kept and not _own(name):
             continue
-        values[name] = _plain(value)
+        plain = _plain(value)
+        values[name] = sorted(plain) if is_unordered(type(section), name) else plain
     return values
 
 
@@ -50,14 +51,14 @@ def _own(plugin: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON knows it; whole floats stay floats."""
+    """A value as JSON knows it; whole floats stay floats, and there is one zero."""
     if isinstance(value, Section):
         return active_values(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return 0.0 if isinstance(value, float) and value == 0.0 else value
 
 
 def stage_settings(config: Config, stage: str) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def _tract(config: Config) -> dict[str, Any]:
 def _list(config: Config) -> dict[str, Any]:
     fgcm: dict[str, Any] = {"bands": None, "colors": None}
     if config.do_add_fgcm_photometry:
-        fgcm["bands"] = list(config.fgcmPhotometryBands)
+        fgcm["bands"] = sorted(config.fgcmPhotometryBands)
     determiner = config.psf_determiner.active
     if getattr(determiner, "useColor", False):
         fgcm["colors"] = _plain(determiner.color)
@@ -110,10 +111,20 @@ def _detector(config: Config) -> dict[str, Any]:
         "record_time": config.output.record_time,
         "alias_columns": config.output.alias_columns,
     }
+    settings |= _lent_settings(config)
     files = _plugin_files(config)
     if files:
         settings["plugin_files"] = files
     return settings
+
+
+def _lent_settings(config: Config) -> dict[str, Any]:
+    """What an inactive choice lends: the flux of the selection where the selector names none [S-Q8]."""
+    selector = config.source_selector
+    if hasattr(selector.active, "signalToNoise"):
+        return {}
+    lent = selector.science.signalToNoise
+    return {"selection_flux": [lent.fluxField, lent.errField]}
 
 
 def _plugin_files(config: Config) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import NameSet
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
@@ -23,7 +24,7 @@ class SourceMomentsSettings(PluginSettings):
     subtractCenter: Literal[False] = SettingsField(
         False, description="only false is supported: the centroid is in parent pixels"
     )
-    badMaskPlanes: list[str] = SettingsField(
+    badMaskPlanes: NameSet = SettingsField(
         list(hsm.BAD_PLANES), description="planes whose pixels get weight zero"
     )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from finalchar.config import STAGES, Config
+from finalchar.config_base import is_unordered
 from finalchar.config_choices import ChoiceSection, PluginSection
 from finalchar.config_stages import _STAGES, WITHOUT_EFFECT_ON_PRODUCTS
 from finalchar.config_text import all_keys, section_in
@@ -157,6 +158,62 @@ def test_lists_of_exceptions_name_existing_leaves():
     assert set(TOGETHER) <= names
     assert set(AT_THE_UPPER_LIMIT) <= names
     assert all(WITHOUT_EFFECT_ON_PRODUCTS.values())
+
+
+def sets_of_names():
+    """Paths of all settings that are sets of names."""
+    for path in all_keys(Config):
+        model = Config
+        for part in path[:-1]:
+            model = section_in(model.model_fields[part].annotation)
+        if is_unordered(model, path[-1]):
+            yield ".".join(path)
+
+
+@pytest.mark.parametrize("path", list(sets_of_names()))
+def test_order_of_a_set_of_names_decides_nothing(path):
+    names = ["base_PsfFlux", "base_GaussianFlux", "base_FPPosition"]
+    one, other = activated(path), activated(path)
+    if path.endswith("plugins.names"):
+        names = [*one.measurement.plugins.names]
+    assign(one, path, names)
+    assign(other, path, names[::-1])
+    assert one.stage_settings("detector") == other.stage_settings("detector")
+
+
+def test_only_the_bands_of_magnitudes_are_an_ordered_list_of_names():
+    """A new list of names is a set, or it is named here because its order decides the columns."""
+    lists = {path for path, annotation in leaves() if annotation == list[str]}
+    assert lists - set(sets_of_names()) == {"fgcmPhotometryBands", "measurement.undeblended.names"}
+
+
+def test_zeros_of_both_signs_are_the_same_settings():
+    config, other = Config(), Config()
+    other.measurement.noiseReplacer.noiseOffset = -0.0
+    other.reserve_selection.reserve_fraction = config.reserve_selection.reserve_fraction = 0.0
+    assert [config.stage_digest(stage) for stage in STAGES] == [other.stage_digest(stage) for stage in STAGES]
+    other.reserve_selection.reserve_fraction = -0.0
+    assert config.stage_digest("tract") == other.stage_digest("tract")
+
+
+@pytest.mark.parametrize("value", [-2.0, -1.5, -0.5, 0.0, 1.0])
+def test_no_smoothing_of_kron_fluxes_is_written_in_one_way(value):
+    kron = Config().measurement.plugins.ext_photometryKron_KronFlux
+    with pytest.raises(ConfigError, match=rf"smoothingSigma': {value} is not supported; it must be -1\.0"):
+        kron.smoothingSigma = value
+    kron.smoothingSigma = -1
+
+
+@pytest.mark.parametrize("name", ["objectSize", "flagged", "null"])
+def test_flux_that_the_selector_science_lends_decides_as_well(name):
+    """[S-Q8]: the columns calib_psf_selection_flux come from a section that is not the active one."""
+    config, other = Config(), Config()
+    config.source_selector.name = other.source_selector.name = name
+    other.source_selector.science.signalToNoise.fluxField = "base_PsfFlux_instFlux"
+    assert config.stage_digest("detector") != other.stage_digest("detector")
+    other.source_selector.science.signalToNoise.fluxField = "base_GaussianFlux_instFlux"
+    other.source_selector.science.signalToNoise.minimum = 1.0
+    assert config.stage_digest("detector") == other.stage_digest("detector")
 
 
 def test_digest_does_not_depend_on_the_order_in_the_file_nor_on_inactive_choices():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from finalchar.config_base import Field, Section, only, subsection
+from finalchar.config_base import Field, NameSet, Section, only, subsection
 from finalchar.measure.plugin import PluginSettings
 from finalchar.measure.trust_region import OptimizerSettings
 
@@ -97,7 +97,7 @@ class RegionSettings(Section):
     nFitRadiiMin: float = Field(1.0, description="least final region in fitted radii")
     nFitRadiiMax: float = Field(3.0, description="largest final region in fitted radii")
     maxArea: int = Field(100000, description="flag larger regions, pixels")
-    badMaskPlanes: list[str] = Field(
+    badMaskPlanes: NameSet = Field(
         default_factory=lambda: ["EDGE", "SAT", "BAD", "NO_DATA"], description="planes not fitted"
     )
     maxBadPixelFraction: float = Field(0.1, description="no fit if more of the region is lost")

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import NameSet
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext, clip_box
@@ -22,7 +23,7 @@ Array = npt.NDArray[np.float64]
 class Settings(PluginSettings):
     """Settings of base_PsfFlux."""
 
-    badMaskPlanes: list[str] = SettingsField([], description="planes whose pixels are left out of the fit")
+    badMaskPlanes: NameSet = SettingsField([], description="planes whose pixels are left out of the fit")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import NameSet
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
@@ -20,7 +21,7 @@ class Settings(PluginSettings):
 
     min_order: int = SettingsField(hsm.HIGHER_ORDERS[0], ge=3, description="lowest order of the moments")
     max_order: int = SettingsField(hsm.HIGHER_ORDERS[1], ge=3, description="highest order of the moments")
-    badMaskPlanes: list[str] = SettingsField(list(hsm.BAD_PLANES), description="planes whose pixels are bad")
+    badMaskPlanes: NameSet = SettingsField(list(hsm.BAD_PLANES), description="planes whose pixels are bad")
     setMaskedPixelsToZero: bool = SettingsField(
         False, description="set bad pixels to zero instead of replacing them [M-Q7]"
     )

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from finalchar.config_base import Field as SettingsField
+from finalchar.config_base import NameSet
 from finalchar.formats.sources import SourceTable
 from finalchar.measure import hsm
 from finalchar.measure.context import MeasurementContext
@@ -25,7 +26,7 @@ class Settings(PluginSettings):
     deblendNChild: Literal[""] = SettingsField(
         "", description="only the empty name is supported: sources with children are measured too"
     )
-    badMaskPlanes: list[str] = SettingsField(
+    badMaskPlanes: NameSet = SettingsField(
         list(hsm.BAD_PLANES), description="planes whose pixels get weight zero"
     )
 

@@ -63,7 +63,9 @@ class Settings(PluginSettings):
     useFootprintRadius: Literal[False] = SettingsField(
         False, description="start from the footprint's size; not supported"
     )
-    smoothingSigma: float = SettingsField(-1.0, le=0, description="smoothing before the sums; not supported")
+    smoothingSigma: Annotated[float, only(-1.0)] = SettingsField(
+        -1.0, description="smoothing before the sums; only -1, none at all, is supported"
+    )
     refRadiusName: Annotated[str, only(f"{NAME}_radius")] = SettingsField(
         f"{NAME}_radius", description="of forced measurement only, which is not supported"
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from finalchar.config_base import Field, Section
+from finalchar.config_base import Field, NameSet, Section
 from finalchar.errors import InputError
 
 __all__ = [
@@ -120,8 +120,8 @@ class MagnitudeErrorLimit(Limit):
 class Flags(Section):
     """Flags that must be set, and flags that must not."""
 
-    good: list[str] = Field(default_factory=list, description="flags that must all be set")
-    bad: list[str] = Field(default_factory=list, description="flags of which none may be set")
+    good: NameSet = Field(default_factory=list, description="flags that must all be set")
+    bad: NameSet = Field(default_factory=list, description="flags of which none may be set")
 
     @model_validator(mode="after")
     def _not_both(self) -> Self:
@@ -163,7 +163,7 @@ class RequirePrimary(Section):
 class MaskedRegion(Section):
     """A place in the image where no bad mask is set."""
 
-    badMaskNames: list[str] = Field(
+    badMaskNames: NameSet = Field(
         default_factory=lambda: ["NO_DATA", "NOT_DEBLENDED"], description="mask planes of bad regions"
     )
     xColName: str = Field("centroid_x", description="column of the x position, in pixels")

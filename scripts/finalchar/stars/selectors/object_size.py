@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import model_validator
 
-from finalchar.config_base import Field, Section
+from finalchar.config_base import Field, NameSet, Section
 from finalchar.errors import NoWorkError
 from finalchar.stars.selectors import limits
 
@@ -40,7 +40,7 @@ class Settings(Section):
     sourceFluxField: str = Field("base_PsfFlux_instFlux", description="column of the flux")
     widthStdAllowed: float = Field(0.15, ge=0, description="scatter of the widths of stars, relative")
     nSigmaClip: float = Field(2.0, ge=0, description="level of rejection from the cluster")
-    badFlags: list[str] = Field(
+    badFlags: NameSet = Field(
         default_factory=lambda: [
             "base_PixelFlags_flag_edge",
             "base_PixelFlags_flag_nodata",

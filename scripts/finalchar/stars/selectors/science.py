@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.config_base import Field, Section, subsection
+from finalchar.config_base import Field, NameSet, Section, subsection
 from finalchar.stars.selectors import limits
 
 __all__ = ["NAME", "Settings", "select"]
@@ -18,7 +18,7 @@ NAME = "science"
 class SciencePixelFlags(limits.Flags):
     """Flags that are looked at."""
 
-    bad: list[str] = Field(
+    bad: NameSet = Field(
         default_factory=lambda: [
             "base_PixelFlags_flag_edge",
             "base_PixelFlags_flag_nodata",
@@ -39,7 +39,7 @@ class ScienceSignalToNoise(limits.SignalToNoise):
 class SkyFlag(limits.Flags):
     """Flags of sky sources."""
 
-    good: list[str] = Field(default_factory=lambda: ["sky_source"], description="flags that must all be set")
+    good: NameSet = Field(default_factory=lambda: ["sky_source"], description="flags that must all be set")
 
 
 class Settings(Section):
