@@ -11,10 +11,17 @@ from finalchar.errors import InputError
 from finalchar.formats.sources import SourceTable
 from finalchar.parity.compare import compare_table
 from finalchar.parity.deviations import Tolerance, Verdict, deviations_between, verdicts
+from finalchar.parity.given_reference import compare_uncorrected
 from finalchar.parity.run import Outcome
 from finalchar.parity.table import outcome_lines
 from finalchar.parity.tally import REPORT_ONLY, ReportOnly, read_report_only, tally
-from finalchar.parity.tolerances import column_tolerance, known_cause, true_name
+from finalchar.parity.tolerances import (
+    CORRECTION_FLOOR,
+    column_tolerance,
+    known_cause,
+    true_name,
+    uncorrected_tolerance,
+)
 
 COLUMNS = Path(__file__).parents[2] / "tests/data/golden_small/default/measured_columns.json"
 
@@ -86,7 +93,10 @@ def test_one_in_twenty_may_miss_with_a_cause():
     one = column("ext_convolved_ConvolvedFlux_0_3_3_instFlux", ok=False, cause="known")
     assert tally([*good, one]).few
     assert not tally([*good[:-1], one]).few
-    assert tally([*good[:-1], one]).ok  # said, but no reason to fail
+    assert tally([*good[:-1], one]).ok
+    assert Outcome("default", (*good, one)).ok
+    assert not Outcome("default", (*good[:-1], one)).ok
+    assert Outcome("pca", (*good[:-1], one)).ok  # said, but no reason to fail
     assert "MISSED" in next(tally([*good[:-1], one]).lines())
     assert not tally([*good, column("other", ok=False)]).ok  # no cause
 
@@ -114,8 +124,8 @@ def test_what_may_never_be_out_even_with_a_cause(name):
 
 
 def bright(sigma):
-    """Verdicts of a CModel flux that deviates by `sigma` error bars, at S/N 1000."""
-    flux, error = np.full(40, 1e5), np.full(40, 100.0)
+    """Verdicts of a CModel flux that deviates by `sigma` error bars, at S/N 300."""
+    flux, error = np.full(40, 3e4), np.full(40, 100.0)
     reference = {"modelfit_CModel_exp_instFlux": flux, "modelfit_CModel_exp_instFluxErr": error}
     reference |= {f"other_{k}": flux for k in range(60)}
     ours = {**reference, "modelfit_CModel_exp_instFlux": flux + sigma * error}
@@ -124,11 +134,19 @@ def bright(sigma):
 
 
 def test_cmodel_may_be_judged_on_the_error_bars_of_bright_stars():
-    near, far = tally(bright(0.15 - 0.06)), tally(bright(1.2))
-    assert near.ok is True
-    assert tally(bright(0.5)).forbidden == ("modelfit_CModel_exp_instFlux",)
-    assert not far.ok
-    assert tally(bright(0.12)).forbidden == ("modelfit_CModel_exp_instFlux",)
+    near = tally(bright(0.09))
+    assert near.ok
+    assert near.by_error_bars == ("modelfit_CModel_exp_instFlux",)  # 3e-4 of the flux: out without this
+    for far in (0.12, 0.5, 1.2):
+        assert tally(bright(far)).forbidden == ("modelfit_CModel_exp_instFlux",)
+
+
+def test_one_bright_star_in_five_may_deviate_by_more():
+    deviations = np.full(40, 0.09)
+    deviations[:8] = 0.5
+    assert tally(bright(deviations)).ok
+    deviations[8] = 0.5
+    assert not tally(bright(deviations)).ok
 
 
 def test_weights_are_in_error_bars():
@@ -141,6 +159,54 @@ def test_a_limit_in_error_bars():
     tolerance = Tolerance("relative", 1.0, error_bars=0.5)
     assert tolerance.accepts(np.array([0.1]), np.array([0.4]))
     assert not tolerance.accepts(np.array([0.1]), np.array([0.6]))
+
+
+def test_corrected_cmodel_fluxes_are_held_to_flux_and_correction():
+    for name, alone in (
+        ("modelfit_CModel_initial_instFlux", 2e-5),
+        ("modelfit_CModel_exp_instFluxErr", 1e-4),
+    ):
+        assert uncorrected_tolerance(name).median == alone
+        for column_name in (name, name.replace("modelfit_CModel", "slot_ModelFlux")):
+            assert column_tolerance(column_name).median == pytest.approx(alone + CORRECTION_FLOOR)
+    for other in ("modelfit_CModel_exp_instFlux_inner", "base_PsfFlux_instFlux"):
+        assert column_tolerance(other) == uncorrected_tolerance(other)
+
+
+class Field:
+    """A correction that is the same everywhere."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def evaluate(self, *, x, y):
+        return np.full(len(x), self.value)
+
+
+def test_corrections_are_undone_on_each_side():
+    position = {"slot_Centroid_x": [1.0, 2.0], "slot_Centroid_y": [1.0, 2.0]}
+    name = "modelfit_CModel_dev_instFlux"
+    reference = table(**position, **{name: [100.0, 200.0], f"{name}Err": [1.0, 1.0]})
+    ours = table(**position, **{name: [101.0, 202.0], f"{name}Err": [1.01, 1.01]})
+    found = verdicts(compare_uncorrected(ours, reference, {name: Field(1.111)}, {name: Field(1.1)}))
+    assert [one.name for one in found] == [f"uncorrected_{name}", f"uncorrected_{name}Err"]
+    assert max(one.maximum for one in found) < 1e-12
+    assert list(compare_uncorrected(ours, reference, {}, {name: Field(1.1)})) == []
+
+
+@pytest.mark.parametrize(("given", "out"), [(1.0, False), (1.1, True), (np.nan, True)])
+def test_a_column_is_judged_given_the_references_earlier_results(given, out):
+    name = "modelfit_CModel_region_final_ellipse_xx"
+    found = {
+        one.name: one
+        for one in verdicts(
+            compare_table(table(**{name: [1.1]}), table(**{name: [1.0]}), {}, {name: np.array([given])})
+        )
+    }
+    assert found[name].ok is not out
+    assert found[name].column
+    assert found[f"own_{name}"].maximum == pytest.approx(0.1)
+    assert found[f"own_{name}"].kind == "report"
 
 
 def test_text_and_flags_are_no_columns_of_numbers():

@@ -14,6 +14,7 @@ from finalchar.formats.exposure import BoundedField
 from finalchar.formats.exposure_catalog import ExposureRecord
 from finalchar.formats.sources import SourceTable
 from finalchar.parity.deviations import Deviations, Tolerance, deviations_between
+from finalchar.parity.given_reference import compare_final_regions
 from finalchar.parity.reference import ApCorrReference, PsfReference
 from finalchar.parity.tolerances import (
     BRIGHT,
@@ -22,6 +23,7 @@ from finalchar.parity.tolerances import (
     column_tolerance,
     field_tolerance,
     scale_column,
+    true_name,
 )
 from finalchar.psf.model import PsfModel
 
@@ -48,9 +50,16 @@ def compare_flags(ours: SourceTable, reference: SourceTable) -> Iterator[Deviati
 
 
 def compare_table(
-    ours: SourceTable, reference: SourceTable, not_implemented: Mapping[str, str]
+    ours: SourceTable,
+    reference: SourceTable,
+    not_implemented: Mapping[str, str],
+    given: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> Iterator[Deviations]:
-    """Compare all columns of the reference; `not_implemented` maps prefixes of names to a cause."""
+    """Compare all columns of the reference.
+
+    `not_implemented` maps prefixes of names to a cause, `given` names to what we find given the reference's
+    earlier results (`given_reference`).
+    """
     for name in reference:
         cause = next((why for prefix, why in not_implemented.items() if _belongs(name, prefix)), "")
         if name not in ours.columns:
@@ -58,22 +67,28 @@ def compare_table(
             kind = Tolerance("report", reason=cause) if cause else EXACT
             yield Deviations(name, values, kind, cause, "" if cause else "the column is missing")
             continue
-        scale = scale_column(name)
-        deviations = deviations_between(
-            name,
-            ours[name],
-            reference[name],
-            column_tolerance(name),
-            scale=reference[scale] if scale is not None and scale in reference else None,
-        )
+        deviations, *reported = _compare_column(name, ours, reference, (given or {}).get(true_name(name)))
         weights = in_error_bars(name, ours, reference)
         yield replace(deviations, weights=weights, column=reference[name].dtype.kind in "iuf")
+        yield from reported
         yield from _compare_bright(name, weights, reference)
         yield from _compare_type(name, ours[name], reference[name])
     extra = [name for name in ours.columns if name not in reference.columns]
     yield outcome("columns_beyond_reference", ",".join(extra), "")
     shared = [name for name in reference if name in ours.columns]
     yield outcome("column_order", [name for name in ours if name in reference.columns] == shared, True)
+
+
+def _compare_column(
+    name: str, ours: SourceTable, reference: SourceTable, given: npt.NDArray[np.float64] | None
+) -> Iterator[Deviations]:
+    """Yield the deviations of one column, then what is only reported of it."""
+    scale_name = scale_column(name)
+    scale = reference[scale_name] if scale_name is not None and scale_name in reference else None
+    if given is not None:
+        yield from compare_final_regions(name, ours[name], given, reference[name], scale)
+        return
+    yield deviations_between(name, ours[name], reference[name], column_tolerance(name), scale=scale)
 
 
 def in_error_bars(name: str, ours: SourceTable, reference: SourceTable) -> npt.NDArray[np.float64] | None:

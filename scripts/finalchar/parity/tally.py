@@ -108,7 +108,7 @@ class Tally:
 
     @property
     def few(self) -> bool:
-        """Whether few enough columns are out: a target that is printed, not a reason to fail."""
+        """Whether few enough columns are out."""
         return len(self.missed) <= LARGEST_FRACTION * self.counted
 
     def lines(self) -> Iterator[str]:

@@ -1,13 +1,14 @@
 """How closely each column has to follow the reference (measurement specification 16).
 
 The PSF is our own fit of the same stars and agrees to 1e-7 of its peak or better, so that every column is
-held to the specification's figure for equal inputs.  Corrected fluxes are held to that of the flux alone.
+held to the specification's figure for equal inputs.  Corrected fluxes are held to that of the flux alone,
+but for CModel, whose corrections are no better determined than by `CORRECTION_FLOOR`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ __all__ = [
     "known_cause",
     "scale_column",
     "true_name",
+    "uncorrected_tolerance",
 ]
 
 EXACT = Tolerance("exact", reason="no arithmetic")
@@ -32,8 +34,18 @@ CHAOS = "stops in the rounding noise of float32, as the reference does (8.8)"
 BRIGHT = 100.0
 """Signal-to-noise ratio of the reference from which on a star counts as bright."""
 
-CMODEL_BRIGHT = Tolerance("absolute", np.inf, median=0.1, reason="error bars; the median star")
-"""How CModel of bright stars is judged: flux and error deviate by a tenth of the error bar."""
+CMODEL_BRIGHT = Tolerance("absolute", 0.1, outliers=0.2, reason=f"error bars, of four stars in five; {CHAOS}")
+"""How CModel of bright stars is judged: flux and error deviate by less than a tenth of the error bar.
+
+Of our own final fluxes one in ten moves by more when each pixel moves by its last bit, of `exp` one in four
+(``tests/benchmarks/rounding_floor.py``).
+"""
+
+CORRECTION_FLOOR = 1e-4
+"""Median change of an aperture correction of CModel when the pixels move by their last bit.
+
+Some 35 stars determine it, of which a few move by a permille: ``tests/benchmarks/rounding_floor.py``.
+"""
 
 _SLOTS = {
     "slot_PsfFlux": "base_PsfFlux",
@@ -132,11 +144,10 @@ KNOWN_CAUSES = (
         0.25,
     ),
     KnownCause(
-        r".*",
-        r"modelfit_CModel_region_final_ellipse_(xx|yy|xy)",
-        "derived from the initial fit, whose size is degenerate; it decides which pixels are fitted, and what"
-        " that changes in the flux is counted there",
-        5e-3,
+        r"(?!default$).*",
+        r"uncorrected_modelfit_CModel_initial_instFlux(Err)?",
+        "one star, whose initial fit stops at another place in the rounding noise of float32 (8.8)",
+        2e-5,
     ),
     KnownCause(
         r".*",
@@ -181,13 +192,23 @@ def known_cause(configuration: str, name: str, median: float) -> str:
 
 
 def column_tolerance(name: str) -> Tolerance:
-    """Return how the column `name` is compared."""
+    """Return how the column `name` is compared.
+
+    The figures of section 16 are those of fluxes before their correction; a corrected flux takes the
+    deviation of the correction in addition.
+    """
     if _COPIED.match(name):
         return EXACT
-    for pattern, tolerance in _RULES:
-        if re.fullmatch(pattern, true_name(name)):
-            return tolerance
-    return EXACT
+    plain = true_name(name)
+    tolerance = uncorrected_tolerance(plain)
+    if re.fullmatch(r"modelfit_CModel\w*_instFlux(Err)?", plain):
+        return replace(tolerance, median=tolerance.median + CORRECTION_FLOOR)
+    return tolerance
+
+
+def uncorrected_tolerance(name: str) -> Tolerance:
+    """Return how a column, without slot, is compared as long as no aperture correction is applied to it."""
+    return next((tolerance for pattern, tolerance in _RULES if re.fullmatch(pattern, name)), EXACT)
 
 
 FLOAT32_FLUXES = ("ext_photometryKron_", "ext_convolved_", "ext_gaap_")
