@@ -15,6 +15,7 @@ from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.psfs import loads_piff
 from finalchar.psf import acceptance, determiners
 from finalchar.psf.determiners import piff as determiner
+from finalchar.psf.piff_model import piff_model
 from finalchar.psf.shape import adaptive_moments, determinant_radius
 
 TINY = {"modelSize": 9, "stampSize": 11, "interpolant": "Lanczos(3)"}
@@ -532,7 +533,7 @@ def test_stored_bytes_draw_the_same(exposure, places):
     fit = determine(exposure, places)
     width, height, psf = loads_piff(fit.serialized)
     assert width == height == fit.model.size
-    again = determiner.piff_model(psf, size=width)
+    again = piff_model(psf, size=width)
     assert again.average_position == fit.model.average_position
     np.testing.assert_array_equal(
         again.kernel_image(x=150, y=60).array, fit.model.kernel_image(x=150, y=60).array
