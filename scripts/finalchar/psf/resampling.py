@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["lanczos5_taps", "shift_images"]
+__all__ = ["combine_masks", "lanczos5_taps", "separable_shifts", "shift_images", "unshifted_rim"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,6 +45,59 @@ def lanczos5_taps(shift: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]
     taps = first[:, np.newaxis] + np.arange(2 * ORDER)
     weights = _lanczos(taps - place[:, np.newaxis])
     return taps, weights / weights.sum(axis=1, keepdims=True)
+
+
+def separable_shifts(shift: npt.ArrayLike, size: int) -> FloatArray:
+    """Return one matrix per shift, shape (n, size, size), that shifts a row of pixels; zeros outside."""
+    return _shift_matrices(np.asarray(shift, dtype=np.float64), size)
+
+
+def unshifted_rim(shift: npt.ArrayLike, size: int, *, edge_buffer: int) -> npt.NDArray[np.bool_]:
+    """Return the pixels of an axis that the kernel does not reach completely, shape (n, size).
+
+    The reference copies them unshifted [S-Q17].
+
+    Parameters
+    ----------
+    shift : array_like, shape (n,)
+        Shifts, pixels.
+    size : int
+        Pixels along the axis.
+    edge_buffer : int
+        Zeros that the image is embedded in, on each side.
+    """
+    taps, _ = lanczos5_taps(np.asarray(shift, dtype=np.float64))
+    pixels = np.arange(size)
+    first, last = taps[:, :1] + pixels, taps[:, -1:] + pixels
+    return np.asarray((first < -edge_buffer) | (last >= size + edge_buffer))
+
+
+def combine_masks(
+    mask: npt.NDArray[np.int32], *, dx: npt.ArrayLike, dy: npt.ArrayLike
+) -> npt.NDArray[np.int32]:
+    """Combine the masks of all pixels that enter a shifted pixel, however little; the rim stays as it is.
+
+    Parameters
+    ----------
+    mask : ndarray of int32, shape (n, size, size)
+    dx, dy : array_like, shape (n,)
+        Shifts as in `shift_images`, without an edge buffer.
+    """
+    size = mask.shape[-1]
+    combined = _combine_last_axis(mask, dx)
+    combined = np.swapaxes(_combine_last_axis(np.swapaxes(combined, 1, 2), dy), 1, 2)
+    rim_x, rim_y = (unshifted_rim(shift, size, edge_buffer=0) for shift in (dx, dy))
+    return np.where(rim_y[:, :, np.newaxis] | rim_x[:, np.newaxis, :], mask, combined)
+
+
+def _combine_last_axis(mask: npt.NDArray[np.int32], shift: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    taps, _ = lanczos5_taps(np.asarray(shift, dtype=np.float64))
+    size = mask.shape[-1]
+    combined = np.zeros_like(mask)
+    for tap in range(taps.shape[1]):
+        column = np.clip(np.arange(size) + taps[:, tap, np.newaxis], 0, size - 1)
+        combined |= np.take_along_axis(mask, column[:, np.newaxis, :], axis=2)
+    return combined
 
 
 def _lanczos(u: FloatArray) -> FloatArray:

@@ -92,6 +92,8 @@ class Candidates:
     catalogue : SourceTable, optional
         The stars' rows of the input catalogue, all columns, for determiners that need more of it than
         centroids; see `with_catalogue`.
+    border_width : int
+        Pixels on each side of the stamps that are not of the kernel.
     """
 
     index: IntArray
@@ -110,6 +112,7 @@ class Candidates:
     footprint_index: IntArray
     rejected: Mapping[str, int]
     catalogue: SourceTable | None = None
+    border_width: int = 0
 
     def __len__(self) -> int:
         return len(self.index)
@@ -121,7 +124,7 @@ class Candidates:
 
     def select(self, rows: npt.NDArray[Any]) -> Candidates:
         """Return the given candidates (boolean mask or indices)."""
-        same = ("footprints", "rejected", "catalogue")
+        same = ("footprints", "rejected", "catalogue", "border_width")
         names = [field.name for field in fields(self) if field.name not in same]
         catalogue = None if self.catalogue is None else self.catalogue.select(rows)
         return replace(self, catalogue=catalogue, **{name: getattr(self, name)[rows] for name in names})
@@ -220,6 +223,7 @@ def make_psf_candidates(
         footprints=footprints,
         footprint_index=place[index],
         rejected=rejected,
+        border_width=settings.borderWidth,
     )
 
 
