@@ -10,7 +10,7 @@ import numpy as np
 
 from finalchar.config_base import tell_paths
 from finalchar.errors import ConfigError, InputError
-from finalchar.formats.sources import ColumnInfo, SourceTable
+from finalchar.formats.sources import ColumnInfo, SourceTable, demand_column
 from finalchar.measure import plugins
 from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin, default_column, flag
 
@@ -139,7 +139,7 @@ def make_output_table(
         ("calib_psf_selection_flux", selection_flux_field),
         ("calib_psf_selection_flux_err", selection_flux_err_field),
     ):
-        true_name = _require(selected, source)
+        true_name = _require(selected, source, "the signalToNoise section of source_selector")
         columns[name] = np.array(selected[source], dtype=np.float64)
         info[name] = ColumnInfo("ct", selected.info.get(true_name, ColumnInfo()).description)
     for field in _new_fields(active, sky_moments=sky_moments, fgcm_bands=fgcm_bands):
@@ -147,7 +147,7 @@ def make_output_table(
             raise ConfigError(f"two measurements write the column {field.name!r}; configure only one of them")
         columns[field.name] = default_column(field.dtype, len(selected))
         info[field.name] = ColumnInfo(field.unit, field.description)
-    return SourceTable(columns, info, aliases)
+    return SourceTable(columns, info, aliases, selected.origin)
 
 
 def aliases_of(selected: SourceTable, settings: Any, compatibility: str) -> dict[str, str]:
@@ -206,7 +206,8 @@ def _copied_columns(
     The centroid's flags come along only through an alias of the aperture fluxes that points to them [M-Q1].
     """
     names = [_require(selected, name) for name in MINIMAL]
-    names += [_require(selected, f"{slots['slot_Centroid']}_{axis}") for axis in ("x", "y")]
+    centroid = slots["slot_Centroid"]
+    names += [_require(selected, f"{centroid}_{axis}", "measurement.slots.centroid") for axis in ("x", "y")]
     aliases = {**selected.aliases, **{slot: slots[slot] for slot in COPIED_SLOTS}}
     for pattern in COPIED_GLOBS:
         names += [name for name in selected if _matches(name, aliases, pattern)]
@@ -224,17 +225,16 @@ def _matches(name: str, aliases: Mapping[str, str], pattern: str) -> bool:
 def _slot_target(selected: SourceTable, slot: str) -> str:
     if slot not in selected.aliases:
         raise InputError(
-            f"the source catalogue has no slot {slot!r};"
-            " define it in the catalogue's aliases or in the input mapping"
+            f"{selected.origin}: the slot {slot!r} is missing, and measurement.slots."
+            f"{COPIED_SLOTS[slot]} names nothing in its place; name a measurement of the catalogue there"
         )
     return selected.aliases[slot]
 
 
-def _require(selected: SourceTable, name: str) -> str:
-    true_name = selected.resolve(name)
-    if true_name not in selected.columns:
-        raise InputError(f"the source catalogue has no column {name!r}, which the star table needs")
-    return true_name
+def _require(selected: SourceTable, name: str, asked_by: str = "the star table") -> str:
+    """Return the true name of a column that must be there."""
+    demand_column(selected, name, asked_by=asked_by)
+    return selected.resolve(name)
 
 
 def _new_fields(

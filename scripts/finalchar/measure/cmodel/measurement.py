@@ -52,7 +52,7 @@ PIXELS_PER_GROUP = 1 << 18
 
 @dataclass(frozen=True)
 class GalaxyMeasurement:
-    """The fit of all stars of a table, whose columns ``<name>_...`` it fills.
+    """The fit of the stars of a table, whose columns ``<name>_...`` it fills.
 
     Attributes
     ----------
@@ -68,12 +68,12 @@ class GalaxyMeasurement:
     context: MeasurementContext
     table: SourceTable
 
-    def run(self) -> None:
-        """Fit all stars; all flags of failure stand until a stage has succeeded (8.1)."""
+    def run(self, stars: IntArray) -> None:
+        """Fit the given rows; all flags of failure stand until a stage has succeeded (8.1)."""
         context, table = self.context, self.table
         for suffix in ("flag", *(f"{stage}_flag" for stage in STAGES)):
-            self._column(suffix)[:] = True
-        stars = np.flatnonzero(np.isfinite(context.x) & np.isfinite(context.y))
+            self._column(suffix)[stars] = True
+        stars = stars[np.isfinite(context.x[stars]) & np.isfinite(context.y[stars])]
         if context.compatibility == "lsst":
             self._store_unit_regions(stars)
         psf = read_shapelets(table, self.settings.psfName)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, MeasurementPlugin, PluginSettings, flag
+from finalchar.measure.plugin import BatchPlugin, Field, PluginSettings, flag
 
 NAME = "base_FPPosition"
 ORDER = 1.0
@@ -16,7 +17,7 @@ class Settings(PluginSettings):
     """Settings of base_FPPosition."""
 
 
-class Plugin(MeasurementPlugin[Settings]):
+class Plugin(BatchPlugin[Settings]):
     """Transform the centroids of the catalogue to focal-plane millimetres."""
 
     def fields(self) -> list[Field]:
@@ -28,13 +29,15 @@ class Plugin(MeasurementPlugin[Settings]):
             flag(f"{NAME}_missingDetector_flag", "Set to True if detector object is missing"),
         ]
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Transform all stars at once; without a detector only the flag is set."""
+    def measure_batch(
+        self, context: MeasurementContext, table: SourceTable, stars: npt.NDArray[np.int64]
+    ) -> None:
+        """Transform stars; without a detector only the flag is set."""
         if context.exposure.focal_plane is None:
-            self.column(table, "missingDetector_flag")[:] = True
+            self.column(table, "missingDetector_flag")[stars] = True
             return
-        x = np.asarray(table["slot_Centroid_x"], dtype=np.float64)
-        y = np.asarray(table["slot_Centroid_y"], dtype=np.float64)
+        x = np.asarray(table["slot_Centroid_x"], dtype=np.float64)[stars]
+        y = np.asarray(table["slot_Centroid_y"], dtype=np.float64)[stars]
         fp_x, fp_y = context.exposure.focal_plane.apply(x=x, y=y)
-        self.column(table, "x")[:] = fp_x
-        self.column(table, "y")[:] = fp_y
+        self.column(table, "x")[stars] = fp_x
+        self.column(table, "y")[stars] = fp_y

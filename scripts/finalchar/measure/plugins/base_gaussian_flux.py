@@ -90,4 +90,5 @@ def _error(context: MeasurementContext, shape: Quadrupole, *, x: float, y: float
     if not (0 <= row < variance.shape[0] and 0 <= column < variance.shape[1]):
         raise StarError("the centroid is not on the image")
     pixel = float(variance[row, column])
-    return float(2.0 * np.sqrt(pixel * np.pi * np.sqrt(shape.determinant)))
+    with np.errstate(invalid="ignore"):  # of a negative variance the error is NaN
+        return float(2.0 * np.sqrt(pixel * np.pi * np.sqrt(shape.determinant)))

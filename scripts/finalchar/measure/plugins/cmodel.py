@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from finalchar.errors import MeasurementError
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.cmodel.profiles import profile_of
 from finalchar.measure.cmodel.settings import CModelSettings
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import Field, MeasurementPlugin, flag
+from finalchar.measure.plugin import BatchPlugin, Field, flag
 
 NAME = "modelfit_CModel"
 ORDER = 3.0
@@ -18,7 +21,7 @@ _INNER = "flux within the fit region, with no extrapolation"
 _NO_FLUX = "no flux was measured on the image; this means the error will be non-finite."
 
 
-class Plugin(MeasurementPlugin[CModelSettings]):
+class Plugin(BatchPlugin[CModelSettings]):
     """Fit an exponential and a de Vaucouleurs profile to all stars together, then their best combination."""
 
     def __init__(self, name: str, settings: CModelSettings) -> None:
@@ -36,12 +39,14 @@ class Plugin(MeasurementPlugin[CModelSettings]):
         """Return the fluxes to be aperture corrected."""
         return [NAME, *(f"{NAME}_{stage}" for stage in STAGES)]
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Fit all stars."""
+    def measure_batch(
+        self, context: MeasurementContext, table: SourceTable, stars: npt.NDArray[np.int64]
+    ) -> None:
+        """Fit stars."""
         from finalchar.measure.cmodel.measurement import GalaxyMeasurement  # only jobs that measure need it
 
         _check_exposure(context)
-        GalaxyMeasurement(NAME, self.settings, context, table).run()
+        GalaxyMeasurement(NAME, self.settings, context, table).run(stars)
 
 
 def _check_exposure(context: MeasurementContext) -> None:

@@ -12,7 +12,7 @@ from finalchar.config_base import Field as SettingsField
 from finalchar.config_base import only, subsection
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.context import MeasurementContext
-from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin, PluginSettings, flag
+from finalchar.measure.plugin import INVALID_PSF_FLAG, BatchPlugin, Field, PluginSettings, flag
 from finalchar.measure.quadrupoles import Quadrupoles
 from finalchar.measure.shapelets import UNIT_FLUX, basis_functions, shapelet_orders
 from finalchar.measure.trust_region import (
@@ -63,7 +63,7 @@ class Settings(PluginSettings):
     optimizer: AnalyticOptimizerSettings = subsection(AnalyticOptimizerSettings, "the optimiser of the radii")
 
 
-class Plugin(MeasurementPlugin[Settings]):
+class Plugin(BatchPlugin[Settings]):
     """Fit two shapelet components of common ellipticity and centre to the PSF at all stars together."""
 
     def fields(self) -> list[Field]:
@@ -91,16 +91,16 @@ class Plugin(MeasurementPlugin[Settings]):
         """Return the alias of the flag of the centroid."""
         return {f"{NAME}_flag_badCentroid": f"{centroid}_flag"}
 
-    def measure(self, context: MeasurementContext, table: SourceTable) -> None:
-        """Fit all stars; the columns of those that fail stay NaN."""
+    def measure_batch(self, context: MeasurementContext, table: SourceTable, stars: IntArray) -> None:
+        """Fit stars; the columns of those that fail stay NaN."""
         self.flag_bad_centroids(context, table)
-        located = np.isfinite(context.x) & np.isfinite(context.y)
-        self._fail(table, np.flatnonzero(~located))
-        drawn = located & context.psf_kernels.valid
-        undrawn = np.flatnonzero(located & ~drawn)
+        located = np.isfinite(context.x[stars]) & np.isfinite(context.y[stars])
+        self._fail(table, stars[~located])
+        drawn = located & context.psf_kernels.valid[stars]
+        undrawn = stars[located & ~drawn]
         self._fail(table, undrawn, "flag_invalidPointForPsf")
         table.columns[INVALID_PSF_FLAG][undrawn] = True
-        stars = np.flatnonzero(drawn)
+        stars = stars[drawn]
         if not len(stars):
             return
         kernels = _Kernels.of(context.psf_kernels.arrays[stars])

@@ -75,11 +75,13 @@ class Plugin(MeasurementPlugin[Settings]):
         self.column(table, "flag_noMoments")[:] = table.columns[f"{MOMENTS}_flag"] | ~finite
 
     def _check_core(self, context: MeasurementContext, table: SourceTable) -> None:
+        """Flag stars that have lost light, their peak, or the pixel that errors are made from."""
         fraction = self.column(table, "maskedFraction")
         centre_lost = np.zeros(len(table), dtype=bool)
         for star in range(len(table)):
             if context.psf_images.valid[star]:
                 fraction[star], centre_lost[star] = _masked_light(context, star)
+                centre_lost[star] |= not _has_error(context, star)
         with np.errstate(invalid="ignore"):
             good = (fraction <= self.settings.maxMaskedFraction) & ~centre_lost
         self.column(table, "flag_maskedCore")[:] = ~good
@@ -101,7 +103,22 @@ def _masked_light(context: MeasurementContext, star: int) -> tuple[float, bool]:
     if box is not None:
         inside = (slice(box.min_y - y0, box.max_y - y0 + 1), slice(box.min_x - x0, box.max_x - x0 + 1))
         good[inside] = _good_pixels(context, star, box)
-    return float(psf[~good].sum() / psf.sum()), not good.flat[psf.argmax()]
+    total = psf.sum()
+    lost = float(psf[~good].sum() / total) if total > 0 else np.nan
+    return lost, not good.flat[psf.argmax()]
+
+
+def _has_error(context: MeasurementContext, star: int) -> bool:
+    """Whether the pixel whose variance is the error of Gaussian and GAaP fluxes has one [M-Q5]."""
+    box, x, y = context.exposure.box, float(context.x[star]), float(context.y[star])
+    if not np.isfinite([x, y]).all():
+        return False
+    column, row = box.min_x + int(x - box.min_x), box.min_y + int(y - box.min_y)  # truncated, not rounded
+    pixel = clip_box(Box(column, row, column, row), box)
+    if pixel is None:
+        return False
+    variance = float(context.variance(pixel)[0, 0])
+    return bool(np.isfinite(variance) and variance > 0)
 
 
 def _good_pixels(context: MeasurementContext, star: int, box: Box) -> npt.NDArray[np.bool_]:
