@@ -249,4 +249,4 @@ def test_an_unexpected_error_costs_one_star(scene_of, monkeypatch, caplog, name,
     assert table[f"{name}_flag"].tolist() == [True, False]
     for column, values in own_columns(wanted, name).items():
         if not column.endswith("_time"):
-            assert table[column][1] == values[1], column
+            np.testing.assert_array_equal(table[column][1], values[1], err_msg=column)
