@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.apcorr.apply import apply_ap_corr
-from finalchar.apcorr.measure import measure_ap_corr
+from finalchar.apcorr.apply import apply_ap_corr, positions
+from finalchar.apcorr.measure import demand_reference_flux, measure_ap_corr
 from finalchar.errors import (
     ApCorrError,
     ConfigError,
@@ -196,6 +197,7 @@ def characterize_detector(
         work.select_sources()
         work.match_isolated_stars()
         work.start_table()
+        work.demand_columns()
         work.add_colors()
         work.find_footprints()
         work.make_candidates()
@@ -348,6 +350,20 @@ class _Characterization:
                 "detector": np.full(rows, self.inputs.detector, dtype=np.int32),
             }
         )
+
+    def demand_columns(self) -> None:
+        """End before the fit if a later step asks for a column that the table will never have.
+
+        The table has all its columns already; where one is missing it is missing on every detector.
+        """
+        no_rows = self.table.select(np.zeros(len(self.table), dtype=bool))
+        if self.subtasks.measure_ap_corr is None:
+            settings = self.config.measure_ap_corr
+            demand_reference_flux(no_rows, settings.refFluxName)
+            with suppress(NoWorkError):  # of selectors that cannot do without rows
+                self._select(settings.sourceSelector)(no_rows)
+        if self.subtasks.apply_ap_corr is None:
+            positions(no_rows, self.config.apply_ap_corr)
 
     def add_colors(self) -> None:
         """Attach colours for the PSF and FGCM magnitudes where they are asked for (4.5)."""

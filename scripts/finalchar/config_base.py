@@ -15,7 +15,6 @@ A choice of a registry (a source selector, a PSF determiner, a measurement plugi
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args, get_origin
 
@@ -30,7 +29,7 @@ from pydantic import (
     field_validator,
 )
 
-from finalchar.errors import ConfigError
+from finalchar.errors import ConfigError, nearest
 
 __all__ = [
     "Field",
@@ -75,6 +74,17 @@ class Section(BaseModel):
         refuse_unfit(cls.model_fields[str(info.field_name)].annotation, value)
         return value
 
+    def model_post_init(self, context: Any, /) -> None:
+        """Look at the values together, once all are there (pydantic's hook; not run by assignments)."""
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Raise ValueError, in one sentence, where values of the section contradict each other.
+
+        Assignments go one by one and may pass through contradictions; `Config.checked`, before any use of the
+        configuration, looks at the values again.
+        """
+
     def __setattr__(self, name: str, value: Any) -> None:
         """Set a field, checked; `ConfigError` in one sentence where that is impossible."""
         if name.startswith("_"):
@@ -82,13 +92,15 @@ class Section(BaseModel):
             return
         if name not in type(self).model_fields:
             raise ConfigError(unknown_key(name, self._path, type(self).model_fields))
-        before = self.__dict__[name]
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            self.__dict__[name] = before  # values that do not fit together are found after the assignment
             raise ConfigError(explain(error, type(self), prefix=self._path)) from None
         tell_paths(self, self._path)
+
+    def path_of(self, name: str = "") -> str:
+        """Dotted path of one of the fields, or of the section itself, from the root of the configuration."""
+        return ".".join(part for part in (self._path, name) if part)
 
     def keys(self) -> list[str]:
         """Names of the fields, in the order of their definition."""
@@ -99,9 +111,13 @@ def tell_paths(section: Section, path: str = "") -> None:
     """Tell a section and all below their paths, so that messages about assignments name them."""
     section._path = path
     for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            tell_paths(value, f"{path}.{name}" if path else name)
+        value, here = getattr(section, name), f"{path}.{name}" if path else name
+        below = {here: value}
+        if isinstance(value, dict):
+            below = {f"{here}.{key}": entry for key, entry in value.items()}
+        for each, entry in below.items():
+            if isinstance(entry, Section):
+                tell_paths(entry, each)
 
 
 def subsection(kind: type[Section], description: str) -> Any:
@@ -170,13 +186,6 @@ def _refuse_unfit_entries(entries: Iterable[Any]) -> None:
         if entry in seen:
             raise ValueError(f"must not have {entry!r} twice; remove one of them.")
         seen.append(entry)
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`, upper and lower case ignored, or None."""
-    by_lower = {k.lower(): k for k in known}
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
 
 
 def unknown_key(name: str, path: str, known: Iterable[str]) -> str:

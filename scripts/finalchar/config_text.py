@@ -152,13 +152,16 @@ def _elsewhere(model: type[Section], key: str, path: tuple[str, ...], root: type
     if close is not None and not in_choice:
         return f"did you mean '{close}'?"
     if exact:
-        places = [f"'{'.'.join(p)}'" for p in exact[:3]]
-        return f"it belongs to {' or '.join(places)}."
-    similar = nearest(key, [p[-1] for p in below] or [p[-1] for p in anywhere])
+        return f"it belongs to {_places(exact)}."
+    similar = nearest(key, [p[-1] for p in below])
     if similar is not None:
-        match = next(p for p in below if p[-1] == similar)
-        return f"did you mean '{'.'.join(match)}'?"
+        return f"did you mean {_places([p for p in below if p[-1] == similar])}?"
     return "known here: " + ", ".join(model.model_fields) + "."
+
+
+def _places(paths: Sequence[tuple[str, ...]]) -> str:
+    """The first paths of a list, as a sentence names them."""
+    return " or ".join(f"'{'.'.join(path)}'" for path in paths[:3])
 
 
 def _shown(raw: Any) -> str:

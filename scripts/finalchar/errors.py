@@ -6,19 +6,33 @@ is an internal error, whose traceback goes to the log.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "ApCorrError",
     "ConfigError",
     "FinalcharError",
     "InputError",
     "MeasurementError",
+    "MissingColumnError",
     "NoWorkError",
     "NotYetImplementedError",
     "PsfError",
     "ReproducibilityError",
     "SheetError",
     "StaleRunError",
+    "nearest",
 ]
+
+COLUMNS_SHOWN = 40
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `name`, upper and lower case ignored, or None."""
+    by_lower = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
 
 
 class FinalcharError(Exception):
@@ -43,6 +57,40 @@ class SheetError(FinalcharError):
 
 class InputError(FinalcharError):
     """An input file is missing, broken, or lacks something that is needed."""
+
+
+class MissingColumnError(InputError):
+    """A table lacks a column; the sentence names table, column, who asks for it, and what to do.
+
+    Parameters
+    ----------
+    column : str
+        Name of the column.
+    table : str
+        Path of the table, or how it is called.
+    asked_by : str, optional
+        The setting, or the step, that needs the column.
+    remedy : str, optional
+        What to do; by default to correct the setting or to add the column.
+    there : iterable of str, optional
+        The columns that the table has.
+    """
+
+    def __init__(
+        self, column: str, *, table: str, asked_by: str = "", remedy: str = "", there: Iterable[str] = ()
+    ) -> None:
+        there = list(there)
+        asked = f", which {asked_by} asks for" if asked_by else ""
+        remedy = remedy or ("correct the setting or add the column" if asked_by else "")
+        similar = nearest(column, there)
+        if similar is not None:
+            hint = f" (similar: {similar!r})"
+        else:
+            hint = f" (columns there: {', '.join(there[:COLUMNS_SHOWN])})" if there else ""
+        super().__init__(
+            f"{table}: the column {column!r} is missing{asked}{'; ' if remedy else ''}{remedy}{hint}"
+        )
+        self.column = column
 
 
 class StaleRunError(FinalcharError):

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from finalchar.apcorr.measure import correctable_fluxes
 from finalchar.formats.exposure import BoundedField
-from finalchar.formats.sources import SourceTable
+from finalchar.formats.sources import SourceTable, demand_column
 
-__all__ = ["AppliedCorrections", "apply_ap_corr"]
+__all__ = ["AppliedCorrections", "apply_ap_corr", "positions"]
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -60,8 +60,7 @@ def apply_ap_corr(
     applied : AppliedCorrections
         Which fluxes were corrected.
     """
-    x = np.asarray(table[settings.xColumn], dtype=np.float64)
-    y = np.asarray(table[settings.yColumn], dtype=np.float64)
+    x, y = positions(table, settings)
     columns: Columns = {}
     corrected, uncorrected, without = [], [], {}
     for name in correctable_fluxes(table, flux_names):
@@ -82,6 +81,21 @@ def apply_ap_corr(
         without[name] = int(columns[f"{name}_flag_apCorr"].sum())
     bad_rows = {name: count for name, count in without.items() if count}
     return table.with_columns(columns), AppliedCorrections(tuple(corrected), tuple(uncorrected), bad_rows)
+
+
+def positions(table: SourceTable, settings: Any) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the positions at which corrections are evaluated.
+
+    Raises
+    ------
+    InputError
+        If a column is missing.
+    """
+    x, y = (
+        demand_column(table, getattr(settings, name), asked_by=f"apply_ap_corr.{name}")
+        for name in ("xColumn", "yColumn")
+    )
+    return x.astype(np.float64), y.astype(np.float64)
 
 
 def _corrected_columns(

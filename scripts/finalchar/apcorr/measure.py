@@ -18,9 +18,15 @@ from finalchar.apcorr.chebyshev import count_terms, fit_chebyshev
 from finalchar.errors import ApCorrError, InputError, NoWorkError
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import BoundedField, Box
-from finalchar.formats.sources import SourceTable
+from finalchar.formats.sources import SourceTable, demand_column
 
-__all__ = ["ApCorrFit", "ApCorrMeasurement", "correctable_fluxes", "measure_ap_corr"]
+__all__ = [
+    "ApCorrFit",
+    "ApCorrMeasurement",
+    "correctable_fluxes",
+    "demand_reference_flux",
+    "measure_ap_corr",
+]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -171,14 +177,26 @@ def _demand_ascending_ids(table: SourceTable) -> None:
         raise InputError("the source ids do not ascend; 'compatibility: lsst' needs a catalogue sorted by id")
 
 
+def demand_reference_flux(table: SourceTable, reference: str) -> None:
+    """Demand the columns of the reference flux, which no detector has if one has not.
+
+    Raises
+    ------
+    InputError
+        If flux or flag are missing.
+    """
+    for column in (f"{reference}_instFlux", f"{reference}_flag"):
+        demand_column(
+            table,
+            column,
+            asked_by="measure_ap_corr.refFluxName",
+            remedy="name a flux of the source catalogue or of a plugin that is run",
+        )
+
+
 def _reference_stars(table: SourceTable, reference: str, select: Select) -> BoolArray:
     """Return the selected stars whose reference flux is unflagged and finite."""
-    for column in (f"{reference}_instFlux", f"{reference}_flag"):
-        if column not in table:
-            raise ApCorrError(
-                f"the reference flux column {column!r} is missing; set measure_ap_corr.refFluxName to a flux "
-                "of the source catalogue"
-            )
+    demand_reference_flux(table, reference)
     try:
         selected = select(table)
     except NoWorkError as error:  # of selectors that cannot do with an empty sample

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import InputError
+from finalchar.errors import InputError, MissingColumnError
 from finalchar.formats.fits_file import (
     BLOCK,
     Card,
@@ -81,6 +81,8 @@ class AfwTable:
         Record class (``SOURCE``, ``EXPOSURE``, ...), '' if the header has none.
     metadata : tuple of Card
         The cards that do not describe the table.
+    origin : str
+        Path of its file, or how messages call it.
     """
 
     fields: tuple[Field, ...]
@@ -88,6 +90,7 @@ class AfwTable:
     aliases: dict[str, str] = field(default_factory=dict)
     afw_type: str = ""
     metadata: tuple[Card, ...] = ()
+    origin: str = field(default="a stored table", compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -99,9 +102,7 @@ class AfwTable:
         try:
             return self.columns[name]
         except KeyError:
-            raise InputError(
-                f"a table lacks the column {name!r} (it has: {', '.join(self.columns)})"
-            ) from None
+            raise MissingColumnError(name, table=self.origin, there=self.columns) from None
 
     def rows(self, start: int, number: int) -> AfwTable:
         """Return the rows ``start:start + number``, sharing memory."""
@@ -120,7 +121,7 @@ class AfwTable:
         info = {
             f.name: ColumnInfo(astropy_unit(f.unit), f.doc) for f in self.fields if f.name in self.columns
         }
-        return SourceTable(dict(self.columns), info, dict(self.aliases))
+        return SourceTable(dict(self.columns), info, dict(self.aliases), self.origin)
 
 
 def astropy_unit(unit: str) -> str:
@@ -183,7 +184,8 @@ def read_table(
     columns = _read_columns(unit, stored, fields, wanted)
     aliases = _aliases(header, version, fields)
     metadata = tuple(card for card in header if not _STRUCTURE.match(card.keyword))
-    return AfwTable(tuple(fields), columns, aliases, header.text("AFW_TYPE"), metadata)
+    origin = str(unit.file.path)
+    return AfwTable(tuple(fields), columns, aliases, header.text("AFW_TYPE"), metadata, origin)
 
 
 def _version(header: Header, unit: Hdu) -> int:

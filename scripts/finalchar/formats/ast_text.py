@@ -77,6 +77,8 @@ def dump_ast(thing: Any) -> str:
 def _tran(mapping: Any, x: npt.ArrayLike, y: npt.ArrayLike, forward: bool) -> tuple[FloatArray, FloatArray]:
     """Transform two coordinates of any common shape."""
     first, second = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    if not first.size:  # AST refuses to transform nothing
+        return first.copy(), second.copy()
     out = mapping.tran(np.array([first.ravel(), second.ravel()]), forward)
     return out[0].reshape(first.shape), out[1].reshape(first.shape)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import InputError
+from finalchar.errors import InputError, MissingColumnError
 from finalchar.formats.afw_table import AfwTable, read_table
 from finalchar.formats.archive import Archive
 from finalchar.formats.fits_file import FitsFile
@@ -52,7 +52,7 @@ def read_source_table(
     sources.columns.pop("footprint", None)
     sources.info.pop("footprint", None)
     if names is None and "id" not in sources.columns:
-        raise InputError(f"{path} has no column 'id', it is not a source catalogue")
+        raise MissingColumnError("id", table=str(path), remedy="it is not a source catalogue")
     return sources
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import InputError
+from finalchar.errors import InputError, MissingColumnError
 from finalchar.formats.fits_file import write_atomically
 from finalchar.formats.sources import ColumnInfo, SourceTable
 
@@ -98,7 +98,7 @@ def _wanted(path: object, available: list[str], names: Iterable[str] | None) -> 
     wanted = list(names)
     missing = [name for name in wanted if name not in available]
     if missing:
-        raise InputError(f"{path} lacks the column {missing[0]!r} (it has: {', '.join(available[:40])})")
+        raise MissingColumnError(missing[0], table=str(path), there=available)
     return wanted
 
 

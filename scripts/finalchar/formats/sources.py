@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ColumnInfo", "Footprints", "SourceTable"]
+from finalchar.errors import MissingColumnError
+
+__all__ = ["ColumnInfo", "Footprints", "SourceTable", "demand_column"]
 
 Column = npt.NDArray[Any]
 
@@ -39,11 +41,14 @@ class SourceTable:
         Unit and description of columns (may lack some).
     aliases : dict of str to str
         Alias -> target; an alias stands for a whole name or for a leading part of it.
+    origin : str
+        Path of the file that the table was read from, or how messages call it.
     """
 
     columns: dict[str, Column]
     info: dict[str, ColumnInfo] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    origin: str = field(default="the source catalogue", compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -83,7 +88,10 @@ class SourceTable:
     def select(self, rows: Column) -> SourceTable:
         """Return a new table with the given rows (boolean mask or indices), columns copied."""
         return SourceTable(
-            {name: values[rows] for name, values in self.columns.items()}, dict(self.info), dict(self.aliases)
+            {name: values[rows] for name, values in self.columns.items()},
+            dict(self.info),
+            dict(self.aliases),
+            self.origin,
         )
 
     def with_columns(
@@ -92,7 +100,9 @@ class SourceTable:
         info: Mapping[str, ColumnInfo] | None = None,
     ) -> SourceTable:
         """Return a table that has `columns` added (or replaced), sharing the other arrays."""
-        return SourceTable({**self.columns, **columns}, {**self.info, **(info or {})}, dict(self.aliases))
+        return SourceTable(
+            {**self.columns, **columns}, {**self.info, **(info or {})}, dict(self.aliases), self.origin
+        )
 
     def subset(self, names: Iterable[str]) -> SourceTable:
         """Return a table of the named true columns, sharing arrays."""
@@ -101,7 +111,32 @@ class SourceTable:
             {name: self.columns[name] for name in names},
             {name: self.info[name] for name in names if name in self.info},
             dict(self.aliases),
+            self.origin,
         )
+
+
+def demand_column(table: Any, name: str, *, asked_by: str, remedy: str = "") -> Column:
+    """Return a column of a table.
+
+    Parameters
+    ----------
+    table : SourceTable, or mapping of str to array
+    name : str
+        Name or alias.
+    asked_by : str
+        The setting, or the step, that needs it.
+    remedy : str, optional
+        What to do if it is missing; by default to correct the setting or to add the column.
+
+    Raises
+    ------
+    MissingColumnError
+        If the table has no such column.
+    """
+    if name not in table:
+        origin = getattr(table, "origin", "the source catalogue")
+        raise MissingColumnError(name, table=origin, asked_by=asked_by, remedy=remedy, there=table)
+    return np.asarray(table[name])
 
 
 @dataclass(frozen=True)

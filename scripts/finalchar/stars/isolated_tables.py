@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import InputError
+from finalchar.errors import InputError, MissingColumnError
 
 __all__ = [
     "ColumnTypes",
@@ -79,9 +79,10 @@ def read_isolated_stars(table: Any, *, bands: Sequence[str], name: str = "") -> 
     for band in bands:
         if f"nsource_{band}" not in known:
             there = ", ".join(c.removeprefix("nsource_") for c in known if c.startswith("nsource_")) or "none"
-            raise InputError(
-                f"{name}: the column 'nsource_{band}' is missing, so the band {band!r} was not in the "
-                f"band_order of the association (bands there: {there})"
+            raise MissingColumnError(
+                f"nsource_{band}",
+                table=name,
+                remedy=f"the band {band!r} is not in the band_order of the association (bands there: {there})",
             )
     types: ColumnTypes = {"isolated_star_id": np.int64, "ra": np.float64, "dec": np.float64}
     types = {**types, **{f"nsource_{band}": np.int64 for band in bands}}
@@ -104,7 +105,12 @@ def column_names(table: Any) -> list[str]:
 
 
 def read_columns(
-    table: Any, types: ColumnTypes, *, name: str = "", null_is_nan: bool = False
+    table: Any,
+    types: ColumnTypes,
+    *,
+    name: str = "",
+    null_is_nan: bool = False,
+    asked_by: Mapping[str, str] | None = None,
 ) -> dict[str, npt.NDArray[Any]]:
     """Read columns exactly, as arrays of the wanted types.
 
@@ -118,6 +124,8 @@ def read_columns(
         How messages call the table (default: its path).
     null_is_nan : bool, optional
         Whether a null of a floating-point column is NaN instead of an error.
+    asked_by : mapping of str to str, optional
+        For columns that a setting names: the setting.
 
     Raises
     ------
@@ -128,7 +136,9 @@ def read_columns(
     known = column_names(table)
     for column in types:
         if column not in known:
-            raise InputError(f"{name}: the column {column!r} is missing (columns there: {', '.join(known)})")
+            raise MissingColumnError(
+                column, table=name, asked_by=(asked_by or {}).get(column, ""), there=known
+            )
     if isinstance(table, str | Path):
         return _read_parquet(Path(table), types, name, null_is_nan)
     return {

@@ -83,7 +83,7 @@ def reserve_stars(
     bands = [band for band in bands if band not in missing] or bands
     stars = read_isolated_stars(Path(star_table), bands=bands)
     types: ColumnTypes = {id_column: np.int64, "visit": np.int64, "detector": np.int32, "obj_index": np.int32}
-    sources = read_columns(Path(source_table), types)
+    sources = read_columns(Path(source_table), types, asked_by={id_column: "id_column"})
     check_star_rows(sources["obj_index"], len(stars), stars=str(star_table), sources=str(source_table))
     draws = draw_tract(
         tract=tract,

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import InputError
+from finalchar.formats.sources import demand_column
 
 __all__ = ["FitUsability", "selection_flux_fields", "usable_for_fit"]
 
@@ -53,10 +54,9 @@ def usable_for_fit(
         If a column is missing.
     """
     names = (f"{centroid}_x", f"{centroid}_y", flux_field, error_field)
-    for name in names:
-        if name not in table:
-            raise InputError(f"the source catalogue has no column {name!r}, which the PSF fit rests on")
-    x, y, flux, error = (np.asarray(table[name], dtype=np.float64) for name in names)
+    x, y, flux, error = (
+        demand_column(table, name, asked_by="the PSF fit").astype(np.float64) for name in names
+    )
     reasons = {
         "centroid_not_finite": ~(np.isfinite(x) & np.isfinite(y)),
         "flux_not_finite": ~np.isfinite(flux),

@@ -414,7 +414,7 @@ def _tract_rows_of_tables(
     ]
     stars = read_isolated_stars(star_table, bands=[band], name=names[0])
     types: ColumnTypes = {id_column: np.int64, "visit": np.int64, "detector": np.int32, "obj_index": np.int32}
-    sources = read_columns(source_table, types, name=names[1])
+    sources = read_columns(source_table, types, name=names[1], asked_by={id_column: "id_column"})
     check_star_rows(sources["obj_index"], len(stars), stars=names[0], sources=names[1])
     draw = draw_tract(
         tract=tract,

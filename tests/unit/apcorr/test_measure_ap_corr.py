@@ -246,7 +246,8 @@ def test_flux_that_may_fail_is_named_as_uncorrected():
 
 def test_missing_reference_column_is_named():
     table = make_table(np.ones(3), [1.0, 2, 3], [1.0, 2, 3])
-    with pytest.raises(ApCorrError, match="'nothing_instFlux' is missing"):
+    asked = r"'nothing_instFlux' is missing, which measure_ap_corr\.refFluxName asks for; name a flux of"
+    with pytest.raises(InputError, match=asked):
         measure(table, settings=settings(refFluxName="nothing"))
 
 

@@ -292,3 +292,67 @@ def test_inputs_are_frozen(inputs):
     with pytest.raises(dataclasses.FrozenInstanceError):
         inputs.visit = 3
     assert isinstance(inputs, DetectorInputs)
+
+
+# ------------------------------------------------------------------------------------- missing columns
+
+
+def without(inputs, *columns):
+    """Inputs whose catalogue lacks columns, as every catalogue of that survey does."""
+    sources = inputs.sources
+    left = {name: values for name, values in sources.columns.items() if name not in columns}
+    return dataclasses.replace(inputs, sources=dataclasses.replace(sources, columns=left))
+
+
+def never(*args, **kwargs):
+    raise AssertionError("the fit must not be reached")
+
+
+MISSING = [
+    ("measure_ap_corr.refFluxName", "slot_NoFlux", "slot_NoFlux_instFlux"),
+    ("apply_ap_corr.xColumn", "no_x", "no_x"),
+    ("apply_ap_corr.yColumn", "no_y", "no_y"),
+    ("measure_ap_corr.sourceSelector.science.signalToNoise.fluxField", "no_flux", "no_flux"),
+    ("measure_ap_corr.sourceSelector.flagged.field", "no_flag", "no_flag"),
+    ("measure_ap_corr.sourceSelector.objectSize.sourceFluxField", "no_flux", "no_flux"),
+    ("source_selector.science.signalToNoise.errField", "no_error", "no_error"),
+    ("source_selector.science.flags.bad", ["no_flag"], "no_flag"),
+    ("source_selector.objectSize.badFlags", ["no_flag"], "no_flag"),
+]
+
+
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+@pytest.mark.parametrize(("path", "value", "column"), MISSING)
+def test_a_column_that_no_detector_has_is_an_error_that_names_file_setting_and_remedy(
+    inputs, config, path, value, column, compatibility
+):
+    """A catalogue of another schema is no outcome of a detector: an error, before the fit, in one wording."""
+    config = config.checked()
+    config.compatibility = compatibility
+    *above, leaf = path.split(".")
+    section = config
+    for part in above:
+        if part in ("flagged", "objectSize"):
+            section.name = part
+        section = getattr(section, part)
+    setattr(section, leaf, value)
+    stopped = dataclasses.replace(QUICK, psf_determiner=never, measure_ap_corr=None, apply_ap_corr=None)
+    result = characterize_detector(inputs=inputs, config=config, subtasks=stopped)
+    assert result.status.status is Status.INPUT_BROKEN
+    assert result.status.status.is_error
+    assert result.status.sentence.startswith(
+        f"{inputs.sources.origin}: the column {column!r} is missing, which {path} asks for; "
+    )
+    assert inputs.sources.origin.endswith(".fits")
+
+
+def test_a_catalogue_without_the_calibration_flux_is_an_error(inputs, config):
+    target = inputs.sources.aliases["slot_CalibFlux"]
+    poor = without(inputs, *(name for name in inputs.sources.columns if name.startswith(f"{target}_")))
+    result = characterize_detector(
+        inputs=poor, config=config, subtasks=dataclasses.replace(QUICK, psf_determiner=never)
+    )
+    assert result.status.status is Status.INPUT_BROKEN
+    assert "'slot_CalibFlux_instFlux' is missing, which measure_ap_corr.refFluxName asks for" in (
+        result.status.sentence
+    )

@@ -139,12 +139,12 @@ def test_leaf_changes_the_digest_of_a_stage_or_has_a_reason(path, annotation):
         new = other_value(path, annotation, section)
     try:
         assign(config, path, new)
+        after = all_settings(config)
     except ConfigError as refused:  # no decoration either: the value is looked at, and the sentence names it
         named = path.rsplit(".", 1)[0] in str(refused)
         if path in LEGAL or not named:
             raise
         return
-    after = all_settings(config)
     changed = [stage for stage in STAGES if after[stage] != before[stage]]
     assert bool(changed) != (path in WITHOUT_EFFECT_ON_PRODUCTS), (path, new, changed)
 

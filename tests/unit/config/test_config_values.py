@@ -49,7 +49,7 @@ def load(tmp_path):
             "psf_determiner:\n  spatialOrderr: 4",
             2,
             "psf_determiner.spatialOrderr",
-            "'psf_determiner.piff.spatialOrder",
+            "'psf_determiner.piff.spatialOrder'?",
         ),
         (
             "reserve_fraction: 0.2",
@@ -156,7 +156,7 @@ def test_choice_of_lsst_that_is_still_to_come_is_told_from_an_unknown_one():
         default="piff",
     )
     with pytest.raises(
-        NotYetImplementedError, match="'later' is known, but not implemented yet; there are: piff"
+        NotYetImplementedError, match=r"'later' is known, but not implemented yet; there are: .*piff"
     ):
         section(name="later")
     with pytest.raises(NotYetImplementedError, match="'later' is known"):
@@ -263,15 +263,14 @@ def test_limits_that_nothing_can_pass_are_refused(load, text, message):
         load(text)
 
 
-def test_a_refused_assignment_changes_nothing():
+def test_assignments_may_pass_through_a_contradiction_but_none_is_used():
     config = Config()
     limits = config.source_selector.science.signalToNoise
-    with pytest.raises(ConfigError, match=r"minimum \(2000\.0\) must be less"):
-        limits.minimum = 2000
-    assert limits.minimum == 50.0
-    limits.maximum = None
     limits.minimum = 2000
-    assert limits.minimum == 2000.0
+    with pytest.raises(ConfigError, match=r"science\.signalToNoise': minimum \(2000\.0\) must be less"):
+        config.stage_settings("detector")
+    limits.maximum = 3000
+    config.checked()
 
 
 def test_exponent_without_point_is_a_number(load):

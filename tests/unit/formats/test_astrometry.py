@@ -124,6 +124,7 @@ def test_shapes_that_come_in_come_out() -> None:
     wcs = sky_wcs_from_cards(cards())
     assert wcs.pixel_to_sky(x=1.0, y=2.0)[0].shape == ()
     assert wcs.pixel_to_sky(x=np.zeros((2, 3)), y=1.0)[1].shape == (2, 3)
+    assert wcs.pixel_to_sky(x=np.zeros((0, 3)), y=1.0)[1].shape == (0, 3)
     assert wcs.local_cd_matrix(x=np.zeros(4), y=0.0).shape == (4, 2, 2)
     np.testing.assert_allclose(wcs.local_cd_matrix(x=9.0, y=9.0), [[-7.3e-5, 0], [0, 7.3e-5]], atol=1e-13)
     assert wcs.pixel_scale(x=1023.0, y=2047.0) == pytest.approx(7.3e-5 * 3600.0, rel=1e-9)

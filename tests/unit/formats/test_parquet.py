@@ -114,7 +114,9 @@ def test_one_sentence_for_files_and_columns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"bad\.parquet cannot be read as parquet"):
         read_columns(tmp_path / "bad.parquet")
     write_table(every_type(), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"t\.parquet lacks the column 'visit' \(it has: id, flag"):
+    with pytest.raises(
+        InputError, match=r"t\.parquet: the column 'visit' is missing \(columns there: id, flag"
+    ):
         read_columns(tmp_path / "t.parquet", ["visit"])
     content = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])

@@ -173,7 +173,7 @@ class TestUsable:
         assert usable_for_fit(table, flux_field=flux, error_field=error).usable.tolist() == [True, False]
 
     def test_missing_column(self):
-        with pytest.raises(InputError, match="no column 'slot_Centroid_x'"):
+        with pytest.raises(InputError, match="'slot_Centroid_x' is missing, which the PSF fit asks for"):
             usable_for_fit({"flux": np.ones(1)}, flux_field="flux", error_field="flux")
 
     def test_selection_flux(self):

@@ -35,4 +35,4 @@ def select(
     InputError
         If the flag is missing.
     """
-    return limits.as_flags(limits.column(table, settings.field))
+    return limits.as_flags(limits.column(table, settings, "field"))

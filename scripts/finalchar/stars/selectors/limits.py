@@ -6,14 +6,14 @@ both sides and a NaN fails any active limit.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
 
 from finalchar.config_base import Field, NameSet, Section
 from finalchar.errors import InputError
+from finalchar.formats.sources import demand_column
 
 __all__ = [
     "CentroidErrorLimit",
@@ -63,11 +63,10 @@ class Limit(Section):
     minimum: float | None = Field(None, description="values must be greater; null: no limit")
     maximum: float | None = Field(None, description="values must be less; null: no limit")
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def check_together(self) -> None:
+        """Refuse an empty interval."""
         if self.minimum is not None and self.maximum is not None:
             demand_order(self, "minimum", "maximum")
-        return self
 
 
 def demand_order(section: Section, lower: str, upper: str) -> None:
@@ -123,14 +122,13 @@ class Flags(Section):
     good: NameSet = Field(default_factory=list, description="flags that must all be set")
     bad: NameSet = Field(default_factory=list, description="flags of which none may be set")
 
-    @model_validator(mode="after")
-    def _not_both(self) -> Self:
+    def check_together(self) -> None:
+        """Refuse a flag that must and must not be set."""
         both = [name for name in self.good if name in self.bad]
         if both:
             raise ValueError(
                 f"{both[0]!r} is both in good and in bad, so no source passes; take it out of one."
             )
-        return self
 
 
 class Unresolved(Limit):
@@ -177,17 +175,26 @@ class CentroidErrorLimit(Limit):
     centroidField: str = Field("slot_Centroid", description="name of the centroid")
 
 
-def column(table: Any, name: str) -> npt.NDArray[Any]:
-    """Values of a column.
+def column(table: Any, settings: Any, setting: str, name: str | None = None) -> npt.NDArray[Any]:
+    """Return the column that a setting names.
+
+    Parameters
+    ----------
+    table : SourceTable
+    settings : Section
+    setting : str
+        The setting that asks for the column; empty for a column that the selector needs by itself.
+    name : str, optional
+        Name of the column where it is not the setting's value, but an entry or made of it.
 
     Raises
     ------
     InputError
-        If the table does not have it.
+        If the table has no such column.
     """
-    if name not in table:
-        raise InputError(f"the source catalogue has no column {name!r}, which a source selector needs")
-    return np.asarray(table[name])
+    asked_by = settings.path_of(setting) if hasattr(settings, "path_of") else setting
+    wanted = getattr(settings, setting) if name is None else name
+    return demand_column(table, wanted, asked_by=asked_by or "the source selector")
 
 
 def as_flags(values: npt.NDArray[Any]) -> BoolArray:
@@ -204,9 +211,7 @@ def every_row(table: Any) -> BoolArray:
 def implied_flag(table: Any, field: str) -> BoolArray:
     """Return the flag ``{field}_flag``, all False where there is no such column [S-Q6]."""
     name = f"{field}_flag"
-    if name not in table:
-        return np.zeros(len(column(table, field)), dtype=bool)
-    return as_flags(column(table, name))
+    return as_flags(table[name]) if name in table else ~every_row(table)
 
 
 def within(values: npt.NDArray[Any], limit: Any) -> BoolArray:
@@ -229,66 +234,67 @@ def ab_magnitude(flux: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def select_flux(table: Any, settings: Any) -> BoolArray:
     """Limit a flux; see `FluxLimit`."""
-    return ~implied_flag(table, settings.fluxField) & within(column(table, settings.fluxField), settings)
+    flux = column(table, settings, "fluxField")
+    return ~implied_flag(table, settings.fluxField) & within(flux, settings)
 
 
 def select_magnitude(table: Any, settings: Any) -> BoolArray:
     """Limit an AB magnitude; see `MagnitudeLimit`."""
-    magnitude = ab_magnitude(column(table, settings.fluxField))
+    magnitude = ab_magnitude(column(table, settings, "fluxField"))
     return ~implied_flag(table, settings.fluxField) & within(magnitude, settings)
 
 
 def select_color(table: Any, settings: Any) -> BoolArray:
     """Limit a colour; see `ColorLimit`."""
+    primary, secondary = (ab_magnitude(column(table, settings, name)) for name in ("primary", "secondary"))
     with np.errstate(invalid="ignore"):
-        color = ab_magnitude(column(table, settings.primary)) - ab_magnitude(
-            column(table, settings.secondary)
-        )
+        color = primary - secondary
     return within(color, settings)
 
 
 def select_signal_to_noise(table: Any, settings: Any) -> BoolArray:
     """Limit a signal-to-noise ratio, formed in the columns' own precision; an undefined one fails."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        ratio = column(table, settings.fluxField) / column(table, settings.errField)
+        ratio = column(table, settings, "fluxField") / column(table, settings, "errField")
     undefined = implied_flag(table, settings.fluxField) | np.isnan(ratio)
     return np.asarray(~undefined & within(ratio, settings))
 
 
 def select_magnitude_error(table: Any, settings: Any) -> BoolArray:
     """Limit a magnitude's error."""
-    return within(column(table, settings.magErrField), settings)
+    return within(column(table, settings, "magErrField"), settings)
 
 
 def select_flags(table: Any, settings: Any) -> BoolArray:
     """All good flags and no bad flag."""
     selected = every_row(table)
     for name in settings.good:
-        selected &= column(table, name).astype(bool)
+        selected &= column(table, settings, "good", name).astype(bool)
     for name in settings.bad:
-        selected &= ~column(table, name).astype(bool)
+        selected &= ~column(table, settings, "bad", name).astype(bool)
     return selected
 
 
 def select_unresolved(table: Any, settings: Any) -> BoolArray:
     """Limit the extendedness."""
-    return within(column(table, settings.name), settings)
+    return within(column(table, settings, "name"), settings)
 
 
 def select_isolated(table: Any, settings: Any) -> BoolArray:
     """Sources without parent and without children."""
-    return np.asarray((column(table, settings.parentName) == 0) & (column(table, settings.nChildName) == 0))
+    parent, children = (column(table, settings, name) for name in ("parentName", "nChildName"))
+    return np.asarray((parent == 0) & (children == 0))
 
 
 def select_finite_ra_dec(table: Any, settings: Any) -> BoolArray:
     """Sources with finite position on the sky."""
-    ra, dec = column(table, settings.raColName), column(table, settings.decColName)
+    ra, dec = column(table, settings, "raColName"), column(table, settings, "decColName")
     return np.asarray(np.isfinite(ra) & np.isfinite(dec))
 
 
 def select_primary(table: Any, settings: Any) -> BoolArray:
     """Primary detections."""
-    return as_flags(column(table, settings.primaryColName))
+    return as_flags(column(table, settings, "primaryColName"))
 
 
 def select_unmasked_region(table: Any, settings: Any, exposure: Any) -> BoolArray:
@@ -305,8 +311,8 @@ def select_unmasked_region(table: Any, settings: Any, exposure: Any) -> BoolArra
     if exposure is None:
         raise InputError("a selection by masked region needs the exposure")
     height, width = exposure.mask.shape
-    x = _pixel(column(table, settings.xColName), exposure.box.min_x, width)
-    y = _pixel(column(table, settings.yColName), exposure.box.min_y, height)
+    x = _pixel(column(table, settings, "xColName"), exposure.box.min_x, width)
+    y = _pixel(column(table, settings, "yColName"), exposure.box.min_y, height)
     known = [name for name in settings.badMaskNames if name in exposure.mask_planes]
     return np.asarray((exposure.mask[y, x] & exposure.mask_bits(known)) == 0)
 
@@ -318,8 +324,8 @@ def _pixel(position: npt.NDArray[Any], first: int, size: int) -> npt.NDArray[np.
 
 def select_centroid_error(table: Any, settings: Any) -> BoolArray:
     """Limit both errors of the centroid, which must be finite."""
-    selected = np.ones(len(column(table, f"{settings.centroidField}_xErr")), dtype=bool)
+    selected = every_row(table)
     for axis in ("xErr", "yErr"):
-        error = column(table, f"{settings.centroidField}_{axis}")
+        error = column(table, settings, "centroidField", f"{settings.centroidField}_{axis}")
         selected &= np.isfinite(error) & within(error, settings)
     return selected

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
 
 from finalchar.config_base import Field, NameSet, Section
 from finalchar.errors import NoWorkError
@@ -54,13 +53,12 @@ class Settings(Section):
         description="flags of which none may be set",
     )
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def check_together(self) -> None:
+        """Refuse empty intervals."""
         limits.demand_order(self, "widthMin", "widthMax")
         for limited in ("flux", "signalToNoise"):
             if getattr(self, f"{limited}Max") > 0:
                 limits.demand_order(self, f"{limited}Min", f"{limited}Max")
-        return self
 
 
 def select(table: Any, settings: Any, exposure: Any = None, compatibility: str = "fixed") -> BoolArray:
@@ -86,10 +84,10 @@ def select(table: Any, settings: Any, exposure: Any = None, compatibility: str =
         If a column is missing.
     """
     number = len(limits.every_row(table))
+    width = _widths(table, settings, exposure, compatibility)
+    good = ~_bad_sources(table, settings, width)
     if not number:
         raise NoWorkError("no_selected_sources", "the source catalogue is empty")
-    width = _widths(table, exposure, compatibility)
-    good = ~_bad_sources(table, settings, width)
     if not good.any():
         raise NoWorkError("no_selected_sources", f"No good star candidates out of {number} input sources")
     rows = np.flatnonzero(good)
@@ -100,24 +98,24 @@ def select(table: Any, settings: Any, exposure: Any = None, compatibility: str =
     return selected
 
 
-def _widths(table: Any, exposure: Any, compatibility: str) -> FloatArray:
+def _widths(table: Any, settings: Any, exposure: Any, compatibility: str) -> FloatArray:
     """Half the trace of the second moments, square-rooted; pixels."""
-    xx, yy = limits.column(table, "slot_Shape_xx"), limits.column(table, "slot_Shape_yy")
+    xx, yy = (limits.column(table, settings, "", f"slot_Shape_{moment}") for moment in ("xx", "yy"))
     with np.errstate(invalid="ignore"):
         if compatibility == "lsst" or exposure is None or exposure.field_angle is None:
             pixel_width: FloatArray = np.sqrt(0.5 * (xx + yy))
             return pixel_width
-        xy = limits.column(table, "slot_Shape_xy")
-        jacobian = _tangent_jacobian(table, exposure)
+        xy = limits.column(table, settings, "", "slot_Shape_xy")
+        jacobian = _tangent_jacobian(table, settings, exposure)
         moments = np.stack([np.stack([xx, xy], axis=-1), np.stack([xy, yy], axis=-1)], axis=-2)
         moments = jacobian @ moments @ np.swapaxes(jacobian, -1, -2)
         width: FloatArray = np.sqrt(0.5 * (moments[:, 0, 0] + moments[:, 1, 1]))
         return width
 
 
-def _tangent_jacobian(table: Any, exposure: Any) -> FloatArray:
+def _tangent_jacobian(table: Any, settings: Any, exposure: Any) -> FloatArray:
     """Jacobian of pixels to undistorted pixels: field angles over their scale at the detector's centre."""
-    x, y = (limits.column(table, f"slot_Centroid_{axis}").astype(np.float64) for axis in "xy")
+    x, y = (limits.column(table, settings, "", f"slot_Centroid_{axis}").astype(np.float64) for axis in "xy")
     center_x, center_y = exposure.box.centre
     area = abs(np.linalg.det(exposure.field_angle.jacobian(x=center_x, y=center_y)))
     jacobian: FloatArray = exposure.field_angle.jacobian(x=x, y=y) / np.sqrt(area)
@@ -125,15 +123,16 @@ def _tangent_jacobian(table: Any, exposure: Any) -> FloatArray:
 
 
 def _bad_sources(table: Any, settings: Any, width: FloatArray) -> BoolArray:
-    flux = limits.column(table, settings.sourceFluxField)
+    flux = limits.column(table, settings, "sourceFluxField")
     bad = ~np.isfinite(width) | ~np.isfinite(flux)
     for name in settings.badFlags:
-        bad |= limits.column(table, name).astype(bool)
+        bad |= limits.column(table, settings, "badFlags", name).astype(bool)
     with np.errstate(invalid="ignore", divide="ignore"):
         if settings.doFluxLimit:
             bad |= _outside(flux, settings.fluxMin, settings.fluxMax)
         if settings.doSignalToNoiseLimit:
-            ratio = flux / limits.column(table, f"{settings.sourceFluxField}Err")
+            error = f"{settings.sourceFluxField}Err"
+            ratio = flux / limits.column(table, settings, "sourceFluxField", error)
             bad |= _outside(ratio, settings.signalToNoiseMin, settings.signalToNoiseMax)
         bad |= (width < settings.widthMin) | (width > settings.widthMax)
     return np.asarray(bad, dtype=np.bool_)
