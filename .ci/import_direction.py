@@ -42,7 +42,7 @@ CONFIGURATION = (
     "schemas",
 )
 # Records, plans and commands: they call the science, the science never imports them.
-HOUSEKEEPING = ("provenance", "plan", "work", "frozen", "commands", "__main__", "parity")
+HOUSEKEEPING = ("provenance", "records", "plan", "work", "frozen", "commands", "__main__", "parity")
 
 # Imports against the direction, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from finalchar import frozen, plan, provenance
+from finalchar import frozen, plan, provenance, records
 from finalchar.config_text import command_line_overrides
 from finalchar.errors import ConfigError, FinalcharError
 from finalchar.frozen import Configured, Survey
@@ -92,8 +92,8 @@ class SnakemakeRun:
         """Tell the jobs how many detectors are due."""
         if self._lock is None:
             return
-        record = provenance.load(self.layout.run_record) or {}
-        if record.get("id") == self.plan.run_id and record.get("due") != len(self.plan.due_detectors):
+        record = records.run_record(self.layout.run_record)
+        if record["id"] == self.plan.run_id and record["due"] != len(self.plan.due_detectors):
             provenance.save(self.layout.run_record, {**record, "due": len(self.plan.due_detectors)})
 
     def start(self) -> None:
@@ -211,7 +211,7 @@ def software_sentences(planned: Plan) -> list[str]:
     now = planned.ingredients["detector"]["software"]
     changes = set()
     for made_with in planned.other_software - {provenance.digest(now), ""}:
-        before = provenance.load(f"{planned.layout.ingredients}/{made_with}.json") or {}
+        before = records.ingredients_record(f"{planned.layout.ingredients}/{made_with}.json") or {}
         changes |= {
             f"{name} {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]
         }
@@ -267,10 +267,10 @@ def explain(planned: Plan, visit: int, detector: int) -> list[str]:
     known = {
         **{
             number: item
-            for record in plan.group_records(folder).values()
+            for record in records.group_records(folder).values()
             for number, item in record.get("detectors", {}).items()
         },
-        **(provenance.load(f"{folder}/{name}.json") or {}).get("detectors", {}),
+        **(records.group_record(f"{folder}/{name}.json") or {}).get("detectors", {}),
     }
     record = known.get(str(detector))
     want = plan.detector_wanted(planned.wanted["detector"], planned.list_record(visit), rows[0])
@@ -306,7 +306,7 @@ def differences(
 ) -> Iterator[str]:
     """Name modules, settings and versions that differ from those a product was made with."""
     for part in ("code", "config", "software"):
-        old = provenance.load(f"{layout.ingredients}/{made_with.get(part)}.json")
+        old = records.ingredients_record(f"{layout.ingredients}/{made_with.get(part)}.json")
         if part in want and made_with.get(part) != want[part] and old is not None:
             before, now = leaves(old), leaves(full[part])
             for key in sorted(before.keys() | now.keys()):
@@ -330,7 +330,7 @@ def detector_statuses(survey: Survey) -> Iterator[tuple[int, int, Mapping[str, A
     for visit, rows in survey.visits.items():
         names = plan.groups_of(rows, survey.detectors_per_job)
         for name, members in names.items():
-            record = provenance.load(survey.layout.record(visit, name)) or {"detectors": {}}
+            record = records.group_record(survey.layout.record(visit, name)) or {"detectors": {}}
             for row in members:
                 item = record["detectors"].get(str(row["detector"]))
                 yield visit, row["detector"], item["status"] if item else None
@@ -365,7 +365,7 @@ def outdated_sentences(planned: Plan) -> list[str]:
     old = []
     for visit, detector in sorted(planned.due_detectors):
         name = group_name(detector, survey.detectors_per_job)
-        record = provenance.load(survey.layout.record(visit, name)) or {"detectors": {}}
+        record = records.group_record(survey.layout.record(visit, name)) or {"detectors": {}}
         item = record["detectors"].get(str(detector))
         is_finished = (record.get("token") or "")[8:12] == planned.run_id  # its job looked at all of them
         if item and not is_finished and item.get("run") != planned.run_id:
@@ -457,7 +457,7 @@ def redo(survey: Survey, visit: int, detector: int | None) -> list[str]:
         raise FinalcharError(f"visit {visit} detector {detector} is not in the sheet of detectors")
     folder = survey.layout.folder(visit)
     forgotten = set()
-    for name, record in plan.group_records(folder).items():
+    for name, record in records.group_records(folder).items():
         found = numbers & record["detectors"].keys()
         for number in found:
             del record["detectors"][number]

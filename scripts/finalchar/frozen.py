@@ -7,6 +7,7 @@ top; the typed configuration is imported only by the process that reads it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -220,22 +221,27 @@ def write_run(survey: Survey, run_id: str, wanted: Mapping[str, Mapping[str, str
     From now on jobs that carry another run's digits in their stamp stop before they write.
     """
     folder = survey.run_folder
-    if not os.path.exists(f"{folder}/run.json"):
-        for visit, rows in survey.visits.items():
-            provenance.save(f"{folder}/visits/{visit}.json", rows)
-        content = {
-            "survey": survey.folder,
-            "config": survey.config,
-            "settings": survey.settings,
-            "tracts": list(survey.tracts.values()),
-            "visits": list(survey.visits),
-            "bands": survey.bands,
-        }
-        provenance.save(f"{folder}/run.json", content)
+    for visit, rows in survey.visits.items():
+        _freeze(f"{folder}/visits/{visit}.json", rows)
+    content = {
+        "survey": survey.folder,
+        "config": survey.config,
+        "settings": survey.settings,
+        "tracts": list(survey.tracts.values()),
+        "visits": list(survey.visits),
+        "bands": survey.bands,
+    }
+    _freeze(f"{folder}/run.json", content)
     provenance.save(survey.layout.progress, b"")
     provenance.save(survey.layout.run_record, {"id": run_id, "folder": folder, "wanted": wanted, "due": 0})
     _remove_other_runs(folder)
     return folder
+
+
+def _freeze(path: str, content: object) -> None:
+    """Write a value as JSON, unless it stands there: what was damaged is written again."""
+    if not os.path.exists(path) or provenance.load(path) != json.loads(json.dumps(content)):
+        provenance.save(path, content)
 
 
 def _remove_other_runs(folder: str) -> None:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from finalchar import provenance
+from finalchar import provenance, records
 from finalchar.errors import InputError, StaleRunError
 from finalchar.frozen import Row, Survey
-from finalchar.layout import GROUP_PREFIX, group_name
+from finalchar.layout import group_name
 from finalchar.provenance import Inputs
 
 __all__ = ["Plan", "Unit", "detector_inputs", "detector_wanted", "tract_files"]
@@ -104,8 +104,16 @@ NO_ROWS = "none"
 """Digest of no rows at all."""
 
 
-def tract_digest(record: Mapping[str, Any], visit: int) -> str:
-    """Digest of what a tract gives to a visit: of its product, `NO_ROWS` if it does not concern the visit."""
+def tract_digest(record: Mapping[str, Any] | None, visit: int) -> str:
+    """Digest of what a tract gives to a visit: of its product, `NO_ROWS` if it does not concern the visit.
+
+    Raises
+    ------
+    StaleRunError
+        If the tract has no record.
+    """
+    if record is None:
+        raise StaleRunError(f"visit {visit}: a tract has no sound record: start again")
     visits = record.get("visits")
     if visits is not None and visit not in visits:
         return NO_ROWS
@@ -172,6 +180,11 @@ def visit_inputs(detectors: Mapping[str, str], draws: Mapping[str, str]) -> Inpu
 def survey_inputs(visits: Mapping[str, str]) -> Inputs:
     """What the survey's summary is made from: digests of the visits' products."""
     return Inputs(upstream={f"visit {visit}": value for visit, value in visits.items()})
+
+
+def token_of(record: Mapping[str, Any] | None) -> str | None:
+    """Token that a record holds."""
+    return record["token"] if record else None
 
 
 def unfinished(record: Mapping[str, Any] | None) -> bool:
@@ -273,7 +286,7 @@ class Plan:
     @kept
     def tract_record(self, tract: int) -> Any:
         """Record of a tract, None if there is none."""
-        return provenance.load(self.layout.record("reserve", f"tract_{tract}"))
+        return records.tract_record(self.layout.record("reserve", f"tract_{tract}"))
 
     @kept
     def tract_is_missing(self, tract: int) -> bool:
@@ -287,9 +300,7 @@ class Plan:
         want = {**self.wanted["tract"], "sheet": provenance.digest(self.survey.bands)}
         inputs = Inputs(self.survey.folder, tract_files(self.survey.tracts[tract]))
         why = provenance.reasons(record, want, inputs, self.layout.reserve_folder, self.digests)
-        return self._unit(
-            self.layout.folder("reserve"), f"tract_{tract}", why, record and record["token"], want
-        )
+        return self._unit(self.layout.folder("reserve"), f"tract_{tract}", why, token_of(record), want)
 
     def tracts_of(self, visit: int) -> dict[int, Row]:
         """Tracts that a visit may see."""
@@ -310,7 +321,7 @@ class Plan:
     def visit_list(self, visit: int) -> Unit:
         """Return the unit of a visit's reserve list."""
         units = {} if self.blocked(visit) else self.tract_units(visit)
-        record = provenance.load(self.layout.record(visit, "list"))
+        record = records.list_record(self.layout.record(visit, "list"))
         want = list_wanted(self.wanted["list"], self.survey.visits[visit])
         why = [f"tract {tract} is due" for tract, unit in units.items() if unit.due]
         if not why:
@@ -318,7 +329,7 @@ class Plan:
                 record, want, self._list_inputs(visit), self.layout.visit_folder(visit), self.digests
             )
         promise = [want, {str(tract): unit.token for tract, unit in units.items()}, self.blocked(visit)]
-        return self._unit(self.layout.folder(visit), "list", why, record and record["token"], promise)
+        return self._unit(self.layout.folder(visit), "list", why, token_of(record), promise)
 
     def _list_inputs(self, visit: int) -> Inputs:
         """What a current list must have been made from."""
@@ -345,7 +356,7 @@ class Plan:
         unit = self.visit_list(visit)
         end = time.monotonic() + LIST_LATENCY_SECONDS
         while True:
-            record = provenance.load(self.layout.record(visit, "list"))
+            record = records.list_record(self.layout.record(visit, "list"))
             if record and (not unit.due or record["token"] == unit.token):
                 return dict(record)
             if time.monotonic() > end:
@@ -365,7 +376,7 @@ class Plan:
         }
 
     def _group(self, visit: int, name: str, rows: Sequence[Row], list_record: Mapping[str, Any]) -> Unit:
-        record = provenance.load(self.layout.record(visit, name))
+        record = records.group_record(self.layout.record(visit, name))
         known = (record or {}).get("detectors", {})
         why: list[str] = []
         promise, digests = {}, {}
@@ -381,8 +392,8 @@ class Plan:
                 self.other_software.add(known[number]["wanted"].get("software", ""))
         if not why and unfinished(record):
             why = ["unfinished"]
-        token = record["token"] if record else None
-        return self._unit(self.layout.folder(visit), name, why, token, promise, digests)
+        folder = self.layout.folder(visit)
+        return self._unit(folder, name, why, token_of(record), promise, digests)
 
     def detector_reasons(
         self, visit: int, row: Row, want: Mapping[str, str], record: Mapping[str, Any] | None
@@ -418,30 +429,28 @@ class Plan:
         """Return the unit of a visit: its consolidation."""
         units = self.group_units(visit)
         why = [f"group {unit.name} is due" for unit in units.values() if unit.due]
-        record = provenance.load(self.layout.record(visit, "visit"))
+        record = records.unit_record(self.layout.record(visit, "visit"))
         want = self.wanted["visit"]
         if not why:
             made = {number: value for unit in units.values() for number, value in unit.digests.items()}
             inputs = visit_inputs(made, self.list_record(visit).get("draws", {}))
             why = provenance.reasons(record, want, inputs, self.layout.visit_folder(visit), self.digests)
-        digests = {} if why else {"visit": provenance.product_digest(record)}
+        digests = {} if why or not record else {"visit": provenance.product_digest(record)}
         promise = [want, {name: unit.token for name, unit in units.items()}]
-        return self._unit(
-            self.layout.folder(visit), "visit", why, record and record["token"], promise, digests
-        )
+        return self._unit(self.layout.folder(visit), "visit", why, token_of(record), promise, digests)
 
     @functools.cached_property
     def survey_unit(self) -> Unit:
         """The unit of the survey: the table of all visits."""
         units = {str(visit): self.visit(visit) for visit in self.survey.visits}
         why = [f"visit {visit} is due" for visit, unit in units.items() if unit.due]
-        record = provenance.load(self.layout.record("survey", "survey"))
+        record = records.unit_record(self.layout.record("survey", "survey"))
         want = self.wanted["survey"]
         if not why:
             inputs = survey_inputs({visit: unit.digests["visit"] for visit, unit in units.items()})
             why = provenance.reasons(record, want, inputs, self.layout.output, self.digests)
         promise = [want, {visit: unit.token for visit, unit in units.items()}]
-        return self._unit(self.layout.folder("survey"), "survey", why, record and record["token"], promise)
+        return self._unit(self.layout.folder("survey"), "survey", why, token_of(record), promise)
 
     # -- what the Snakefile asks for -------------------------------------------------------------------
     def units_of_list(self, visit: int) -> Sequence[Unit]:
@@ -507,14 +516,3 @@ class Plan:
                     f"none of the {len(paths)} {kind} of the sheets exists below {self.survey.folder}: "
                     "is the archive mounted? Nothing was changed"
                 )
-
-
-def group_records(folder: str) -> dict[str, Any]:
-    """Records of all job groups in a visit's state folder, whatever the grouping, by name."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    records = {
-        name.removesuffix(".json"): provenance.load(f"{folder}/{name}")
-        for name in names
-        if name.startswith(GROUP_PREFIX) and name.endswith(".json")
-    }
-    return {name: record for name, record in records.items() if record}

@@ -44,7 +44,18 @@ LIBRARY = Path(__file__).resolve().parent
 PACKAGE = LIBRARY.name
 REGISTRIES = ("stars.selectors", "psf.determiners", "measure.plugins")
 """Packages whose modules are found by name at run time: they count as a whole."""
-OUTSIDE = ("config", "sheets", "strict_yaml", "layout", "provenance", "frozen", "plan", "work", "commands")
+OUTSIDE = (
+    "commands",
+    "config",
+    "frozen",
+    "layout",
+    "plan",
+    "provenance",
+    "records",
+    "sheets",
+    "strict_yaml",
+    "work",
+)
 """Modules and packages no product depends on, beside ``config_...``: settings are compared by value, the rest
 is record keeping."""
 
@@ -163,12 +174,20 @@ def _registered(module: str) -> set[str]:
     return {name.removesuffix(".__init__") for name in names}
 
 
+def _is_code_cache(value: Any) -> bool:
+    """Whether a value is {module and digest of its bytes: [digest of its meaning, [modules it imports]]}."""
+    return isinstance(value, dict) and all(
+        isinstance(item, list) and [type(part) for part in item] == [str, list] for item in value.values()
+    )
+
+
 class CodeReader:
     """Digests of library modules; parsed trees are remembered by the bytes they were parsed from."""
 
     def __init__(self, cache: str | None = None) -> None:
         self._cache = cache
-        self._known: dict[str, list[Any]] = (load(cache) if cache else None) or {}
+        known: Any = load(cache) if cache else None
+        self._known: dict[str, list[Any]] = dict(known) if _is_code_cache(known) else {}
         self._fresh = False
 
     def module(self, module: str) -> tuple[str, list[str]]:
@@ -384,7 +403,7 @@ def reasons(
 ) -> list[str]:
     """Return the reasons why a unit is due; an empty list when its record holds."""
     if not record:
-        return ["there is no record"]
+        return ["there is no sound record"]
     made_with = record["wanted"]
     found = [f"{part} changed" for part, value in want.items() if made_with.get(part) != value]
     known = record["inputs"]
@@ -419,11 +438,14 @@ def with_product_digest(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(path: str) -> Any:
-    """Return the content of a JSON file; None when it is absent or cut."""
+    """Return the content of a JSON file; None when it is absent or cut.
+
+    Whether it has the shape that is expected is asked in `finalchar.records`.
+    """
     try:
         with open(path, "rb") as file:
             return json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

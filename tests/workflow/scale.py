@@ -58,7 +58,7 @@ def write_records(config: Path) -> None:
         outputs = {"reserved_stars": shared(layout.reserve_folder, layout.reserved_stars(tract))}
         want = {**planned.wanted["tract"], "sheet": provenance.digest(survey.bands)}
         record = {"wanted": want, "inputs": inputs, "outputs": outputs, "bands": {}, "token": "0" * 12}
-        provenance.save(layout.record("reserve", f"tract_{tract}"), record)
+        provenance.save(layout.record("reserve", f"tract_{tract}"), provenance.with_product_digest(record))
     planned = plan.Plan(survey)
     for visit, rows in survey.visits.items():
         folder = layout.visit_folder(visit)
@@ -74,7 +74,7 @@ def write_records(config: Path) -> None:
             "rows": {str(row["detector"]): "0" * 64 for row in rows},
             "token": "0" * 12,
         }
-        provenance.save(layout.record(visit, "list"), record)
+        provenance.save(layout.record(visit, "list"), provenance.with_product_digest(record))
 
 
 def write_detector_records(config: Path) -> None:

@@ -396,3 +396,17 @@ def test_outcomes_that_another_grouping_made_are_not_called_old(fresh: Trial) ->
     assert outcome.status == 0
     assert outcome.computed.get("detector", 0) == 0
     assert "earlier run" not in outcome.text
+
+
+def test_records_of_another_shape_are_made_again(fresh: Trial) -> None:
+    """Valid JSON that is no record: as if it were not there, never a traceback; caches and frozen runs, too."""
+    assert fresh.run().status == 0
+    for text in ("[]", '"text"', '{"detectors": {"0": 5}, "wanted": 3, "token": "0", "id": []}'):
+        for path in fresh.state("").rglob("*.json"):
+            path.write_text(text)
+        outcome = fresh.run()
+        assert outcome.status == 0, outcome.text[-3000:]
+        assert "Traceback" not in outcome.text
+        assert outcome.computed["detector"] == 6
+        assert fresh.differences() == []
+    expect(fresh, nothing())

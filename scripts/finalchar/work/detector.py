@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from finalchar import plan, provenance
+from finalchar import plan, provenance, records
 from finalchar.errors import ConfigError, FinalcharError, StaleRunError
 from finalchar.frozen import Row
 from finalchar.provenance import tally
@@ -27,7 +27,7 @@ def characterize(stamp: str, run_folder: str) -> None:
     job = Job("detector", stamp, run_folder)
     group = DetectorGroup(job)
     job.settle(group.wanted)
-    record = provenance.load(job.record_path)
+    record = records.group_record(job.record_path)
     due, sound = group.compare(group.known(record))
     made = GroupRecord(job, sound, earlier_deaths(job, record))
     if due:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from finalchar import plan, provenance
+from finalchar import plan, provenance, records
 from finalchar.errors import StaleRunError
 from finalchar.frozen import Row
 from finalchar.layout import GROUP_PREFIX
@@ -56,7 +56,7 @@ class GroupRecord:
         StaleRunError
         """
         self.job.stop_if_left_over()
-        record = provenance.load(self.job.record_path)
+        record = records.group_record(self.job.record_path)
         if not record or record.get("owner") != self.owner:
             raise StaleRunError(f"{self.job}: a later job has taken over, this one stops")
 
@@ -84,10 +84,8 @@ class DetectorGroup:
 
     def list_record(self) -> Any:
         """Record of the visit's list."""
-        record = provenance.load(self.job.layout.record(self.visit, "list"))
-        if record is None:
-            raise StaleRunError(f"visit {self.visit}: there is no list: start again")
-        return record
+        path = self.job.layout.record(self.visit, "list")
+        return records.known(records.list_record(path), f"list of visit {self.visit}")
 
     def wanted(self) -> dict[str, dict[str, str]]:
         """What the detectors are compared by; also what the token stands for."""
@@ -101,7 +99,7 @@ class DetectorGroup:
         known = dict((record or {}).get("detectors", {}))
         numbers = {str(row["detector"]) for row in self.rows}
         if not numbers <= set(known):
-            for other in plan.group_records(self.job.folder).values():
+            for other in records.group_records(self.job.folder).values():
                 for number, item in other.get("detectors", {}).items():
                     if number in numbers:
                         known.setdefault(number, item)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from finalchar import provenance
+from finalchar import provenance, records
 from finalchar.errors import StaleRunError
 from finalchar.frozen import FrozenRun
 from finalchar.layout import Layout
@@ -75,15 +75,14 @@ class Job:
             return False
 
     def _code_differs(self) -> bool:
-        planned = (provenance.load(self.layout.run_record) or {}).get("wanted", {})
+        planned = records.run_record(self.layout.run_record)["wanted"]
         return self.stage in planned and planned[self.stage] != self.wanted
 
     def is_left_over(self) -> bool:
         """Whether a later run has begun (a full graph asks for current units under their old tokens)."""
         if self.run.config["full_graph"]:
             return False
-        record = provenance.load(self.layout.run_record) or {}
-        return bool(self.run_digits != record.get("id"))
+        return bool(self.run_digits != records.run_record(self.layout.run_record)["id"])
 
     def stop_if_left_over(self) -> None:
         """Stop before anything is written if this job belongs to an earlier run.

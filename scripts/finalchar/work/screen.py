@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finalchar import provenance
+from finalchar import records
 from finalchar.layout import Layout
 
 __all__ = ["progress", "say"]
@@ -19,5 +19,5 @@ def progress(layout: Layout) -> str:
         file.write(b".")
         file.flush()
         done = file.tell()
-    due = (provenance.load(layout.run_record) or {}).get("due", 0)
+    due = records.run_record(layout.run_record)["due"]
     return f"[{done}/{max(done, due)}]"

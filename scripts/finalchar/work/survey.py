@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finalchar import plan, provenance
+from finalchar import plan, provenance, records
 from finalchar.work.job import Job
 from finalchar.work.screen import say
 from finalchar.work.unit import make_unit
@@ -20,7 +20,7 @@ def summarize_survey(stamp: str, run_folder: str) -> None:
     visits = job.run.visits
 
     def record_of(visit: int) -> Any:
-        return provenance.load(job.layout.record(visit, "visit"))
+        return records.known(records.unit_record(job.layout.record(visit, "visit")), f"visit {visit}")
 
     job.settle(lambda: [job.wanted, {str(visit): record_of(visit)["token"] for visit in visits}])
     made = {str(visit): provenance.product_digest(record_of(visit)) for visit in visits}

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from finalchar import provenance
+from finalchar import provenance, records
 from finalchar.provenance import Inputs, tally
-from finalchar.work.files import InputFiles, product_entries, remove_halves, renewed
+from finalchar.work.files import InputFiles, product_entries, remove, remove_halves, renewed
 from finalchar.work.job import Job
 
 __all__ = ["Compute", "make_unit"]
@@ -28,14 +28,13 @@ def make_unit(
 
     `compute` writes the products and returns what the record keeps beside them.
     """
-    record = provenance.load(job.record_path)
-    if provenance.reasons(record, want, inputs, product_folder, job.digests):
+    record = records.stage_record(job.stage, job.record_path)
+    if record is None or provenance.reasons(record, want, inputs, product_folder, job.digests):
         job.check_settled()
         files = InputFiles.look(inputs)
         job.remove_other_stamps()
         job.stop_if_left_over()
-        if record:
-            os.unlink(job.record_path)
+        remove(job.record_path)
         os.makedirs(product_folder, exist_ok=True)
         remove_halves(product_folder, list(products.values()))
         kept = compute()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finalchar import plan, provenance
+from finalchar import plan, provenance, records
 from finalchar.errors import StaleRunError
 from finalchar.frozen import Row
 from finalchar.layout import GROUP_PREFIX
@@ -26,13 +26,17 @@ def consolidate(stamp: str, run_folder: str) -> None:
     rows = job.run.rows(visit)
     groups = list(plan.groups_of(rows, int(job.run.config["detectors_per_job"])))
 
+    def token_of(group: str) -> object:
+        path = f"{job.folder}/{group}.json"
+        return records.known(records.group_record(path), f"visit {visit} {group}")["token"]
+
     def promise() -> object:
-        return [job.wanted, {name: provenance.load(f"{job.folder}/{name}.json")["token"] for name in groups}]
+        return [job.wanted, {name: token_of(name) for name in groups}]
 
     job.settle(promise)
     detectors = sound_detectors(job, visit, rows, groups)
     made = {number: provenance.product_digest(record) for number, record in detectors.items()}
-    draws = (provenance.load(job.layout.record(visit, "list")) or {}).get("draws", {})
+    draws = (records.list_record(job.layout.record(visit, "list")) or {}).get("draws", {})
     folder = job.layout.visit_folder(visit)
 
     def compute() -> Mapping[str, Any]:
@@ -63,22 +67,22 @@ def sound_detectors(job: Job, visit: int, rows: Sequence[Row], groups: Sequence[
     """
     reader = provenance.CodeReader(job.layout.code_cache)
     stage = job.wanted_of(provenance.ingredients("detector", job.run.settings("detector"), reader))
-    list_record = provenance.load(job.layout.record(visit, "list"))
-    records: dict[str, Any] = {}
+    list_record = records.known(records.list_record(job.layout.record(visit, "list")), f"list of {visit}")
+    found: dict[str, Any] = {}
     for name in groups:
-        records.update((provenance.load(f"{job.folder}/{name}.json") or {"detectors": {}})["detectors"])
+        found.update((records.group_record(f"{job.folder}/{name}.json") or {"detectors": {}})["detectors"])
     wrong = []
     for row in rows:
         number = str(row["detector"])
         want = plan.detector_wanted(stage, list_record, row)
-        if number not in records or not want.items() <= records[number]["wanted"].items():
+        if number not in found or not want.items() <= found[number]["wanted"].items():
             wrong.append(number)
     if wrong:
         raise StaleRunError(
             f"visit {visit}: detectors {', '.join(wrong)} were made with other code, configuration or rows: "
             "run again"
         )
-    return {str(row["detector"]): records[str(row["detector"])] for row in rows}
+    return {str(row["detector"]): found[str(row["detector"])] for row in rows}
 
 
 def check_products(job: Job, visit: int, detectors: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finalchar import plan, provenance
+from finalchar import plan, provenance, records
 from finalchar.errors import InputError, StaleRunError
 from finalchar.provenance import Inputs
 from finalchar.work.files import AGAIN, remove
@@ -47,7 +47,7 @@ class ListWork:
 
     def record_of(self, tract: int) -> Any:
         """Record of a tract."""
-        return provenance.load(self.job.layout.record("reserve", f"tract_{tract}"))
+        return records.tract_record(self.job.layout.record("reserve", f"tract_{tract}"))
 
     def missing(self) -> str | None:
         """A sentence about a missing tract file, if one keeps the list from being made."""

@@ -171,7 +171,7 @@ def test_reasons_name_what_changed(tmp_path: Path) -> None:
         FileDigests(),
     )
     assert found == ["config changed", "tract 1 changed", "product list.parquet is missing"]
-    assert provenance.reasons(None, {}, Inputs(), "", FileDigests()) == ["there is no record"]
+    assert provenance.reasons(None, {}, Inputs(), "", FileDigests()) == ["there is no sound record"]
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
