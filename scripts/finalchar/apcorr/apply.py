@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.apcorr.measure import correctable_fluxes
+from finalchar.errors import ConfigError
 from finalchar.formats.exposure import BoundedField
 from finalchar.formats.sources import SourceTable, demand_column
 
@@ -60,10 +61,12 @@ def apply_ap_corr(
     applied : AppliedCorrections
         Which fluxes were corrected.
     """
+    names = correctable_fluxes(table, flux_names)
+    _refuse_unknown_proxies(settings.proxies, names)
     x, y = positions(table, settings)
     columns: Columns = {}
     corrected, uncorrected, without = [], [], {}
-    for name in correctable_fluxes(table, flux_names):
+    for name in names:
         if name in settings.ignoreList:
             continue
         source = settings.proxies.get(name, name)
@@ -96,6 +99,16 @@ def positions(table: SourceTable, settings: Any) -> tuple[npt.NDArray[np.float64
         for name in ("xColumn", "yColumn")
     )
     return x.astype(np.float64), y.astype(np.float64)
+
+
+def _refuse_unknown_proxies(proxies: Mapping[str, str], names: Sequence[str]) -> None:
+    """Refuse proxies for fluxes that are not corrected at all."""
+    unknown = sorted(set(proxies) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"apply_ap_corr.proxies names {', '.join(unknown)}, which no measurement hands in for aperture"
+            f" correction (there are: {', '.join(names)})"
+        )
 
 
 def _corrected_columns(

@@ -11,7 +11,7 @@ from finalchar.apcorr import acceptance
 from finalchar.apcorr.apply import apply_ap_corr
 from finalchar.apcorr.chebyshev import chebyshev_basis, count_terms, fit_chebyshev
 from finalchar.apcorr.measure import measure_ap_corr
-from finalchar.errors import ApCorrError, InputError, NoWorkError
+from finalchar.errors import ApCorrError, ConfigError, InputError, NoWorkError
 from finalchar.formats.bounded_fields import ChebyshevField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
@@ -289,3 +289,138 @@ def test_rows_without_a_positive_factor_stay_uncorrected_and_flagged():
     np.testing.assert_array_equal(corrected[f"{FLUX}_flag_apCorr"], [False, False, True])
     np.testing.assert_allclose(corrected[f"{FLUX}_instFlux"], [1499.0, 500.0, 1000.0], rtol=1e-12)
     assert applied.rows_without_factor == {FLUX: 1}
+
+
+# --------------------------------------------------------------------------------------------- settings
+
+
+def apply_settings(**changes):
+    return SimpleNamespace(**{**vars(APPLY), **changes})
+
+
+def two_fluxes():
+    """Fluxes of 1000 whose corrections are 1.1 and 1.3 everywhere."""
+    x, y = stars(np.random.default_rng(6), 20)
+    table = make_table(np.full(20, 1.1), x, y, names=(FLUX, KRON))
+    one = ChebyshevField(box=BOX, coefficients=np.array([[1.1]]))
+    other = ChebyshevField(box=BOX, coefficients=np.array([[1.3]]))
+    fields = {f"{FLUX}_instFlux": one, f"{KRON}_instFlux": other}
+    return table, {**fields, f"{FLUX}_instFluxErr": one, f"{KRON}_instFluxErr": other}
+
+
+def test_ignored_fluxes_are_left_alone():
+    table, fields = two_fluxes()
+    corrected, applied = apply_ap_corr(table, fields, apply_settings(ignoreList=[KRON]), (FLUX, KRON))
+    assert applied.corrected == (FLUX,)
+    assert applied.uncorrected == ()
+    assert (corrected[f"{KRON}_instFlux"] == 1000.0).all()
+    assert not corrected[f"{KRON}_flag_apCorr"].any()
+
+
+def test_a_proxy_lends_its_correction():
+    table, fields = two_fluxes()
+    corrected, _ = apply_ap_corr(table, fields, apply_settings(proxies={FLUX: KRON}), (FLUX, KRON))
+    np.testing.assert_allclose(corrected[f"{FLUX}_instFlux"], 1300.0, rtol=1e-12)
+    missing = apply_settings(proxies={FLUX: "no_such_flux"})
+    corrected, applied = apply_ap_corr(table, fields, missing, (FLUX, KRON))
+    assert applied.uncorrected == (FLUX,)
+    assert corrected[f"{FLUX}_flag_apCorr"].all()
+
+
+def test_a_proxy_for_a_flux_that_is_not_corrected_is_refused():
+    table, fields = two_fluxes()
+    wrong = apply_settings(proxies={"base_PsfFlax": KRON})
+    with pytest.raises(ConfigError, match=f"proxies names base_PsfFlax, .*there are: {FLUX}, {KRON}"):
+        apply_ap_corr(table, fields, wrong, (FLUX, KRON))
+
+
+@pytest.mark.parametrize("flagging", [True, False])
+def test_failures_flag_the_flux_if_they_are_told_to(flagging):
+    table, fields = two_fluxes()
+    fields[f"{FLUX}_instFlux"] = ChebyshevField(box=BOX, coefficients=np.array([[-1.0]]))
+    corrected, _ = apply_ap_corr(table, fields, apply_settings(doFlagApCorrFailures=flagging), (FLUX,))
+    assert (corrected[f"{FLUX}_flag"] == flagging).all()
+    assert corrected[f"{FLUX}_flag_apCorr"].all()
+    assert (corrected[f"{FLUX}_instFlux"] == 1000.0).all()
+
+
+def test_the_position_columns_are_those_of_the_settings():
+    table, fields = two_fluxes()
+    table = table.with_columns({"other_x": np.full(20, 0.0), "other_y": np.full(20, 799.0)})
+    slope = np.array([[1.0, 0.2], [0.1, 0.0]])
+    fields[f"{FLUX}_instFlux"] = ChebyshevField(box=BOX, coefficients=slope)
+    corrected, _ = apply_ap_corr(table, fields, apply_settings(xColumn="other_x", yColumn="other_y"), (FLUX,))
+    # Chebyshev's -1 and 1 are the outer borders of the pixels: half a pixel of 500 and 400 inside
+    factor = 1.0 - 0.2 * (1 - 0.5 / 500) + 0.1 * (1 - 0.5 / 400)
+    np.testing.assert_allclose(corrected[f"{FLUX}_instFlux"], 1000 * factor, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_the_final_shift_may_be_left_out(shifted):
+    rng = np.random.default_rng(8)
+    x, y = stars(rng, 50)
+    ratio = 1.1 + 0.01 * rng.exponential(size=50)  # mean and median differ
+    table, measurement = measure(make_table(ratio, x, y), settings=settings(doFinalMedianShift=shifted))
+    used = table[f"apcorr_{FLUX}_used"]
+    residual = ratio[used] - measurement.fits[0].field.evaluate(x=x[used], y=y[used])
+    middle = np.median(residual) if shifted else np.mean(residual)
+    assert abs(middle) < 1e-14
+
+
+def test_each_iteration_clips_again():
+    """An outlier that hides behind a larger one falls in the second iteration."""
+    x, y = stars(np.random.default_rng(9), 40)
+    ratio = 1.0 + 0.001 * np.random.default_rng(10).standard_normal(40)
+    ratio[:2] = 1.5, 1.0 + 0.0055
+    constant = SimpleNamespace(orderX=0, orderY=0, triangular=True)
+    number = [
+        int(
+            measure(make_table(ratio, x, y), settings=settings(numIter=n, fitConfig=constant))[1]
+            .fits[0]
+            .used.sum()
+        )
+        for n in (0, 1, 4)
+    ]
+    assert number[0] == 40
+    assert number[0] > number[1] >= number[2]
+
+
+@pytest.mark.parametrize(("freedom", "shape"), [(1, (3, 3)), (3, (2, 2)), (6, (1, 1))])
+def test_degrees_of_freedom_decide_the_order(freedom, shape):
+    """Eight stars: six terms leave 2, three leave 5, one leaves 7."""
+    x, y = stars(np.random.default_rng(2), 8)
+    _, measurement = measure(
+        make_table(np.full(8, 1.05), x, y), settings=settings(minDegreesOfFreedom=freedom)
+    )
+    assert measurement.fits[0].field.coefficients.shape == shape
+
+
+def test_without_enough_stars_for_the_degrees_of_freedom_it_fails():
+    x, y = stars(np.random.default_rng(2), 8)
+    with pytest.raises(ApCorrError, match=rf"{FLUX} \(8\)"):
+        measure(make_table(np.full(8, 1.05), x, y), settings=settings(minDegreesOfFreedom=8))
+
+
+def test_what_may_fail_and_what_must_succeed():
+    """Of 31 fluxes the 16 convolved and the 8 of GAaP may be missing, no other."""
+    from finalchar.config import Config
+    from finalchar.measure.schema import correctable_fluxes
+
+    config = Config()
+    may_fail = set(config.measure_ap_corr.allowFailure)
+    fluxes = correctable_fluxes(config.measurement, "fixed")
+    apertures = ("3_3", "4_5", "6_0", "kron")
+    convolved = {f"ext_convolved_ConvolvedFlux_{k}_{one}" for k in range(4) for one in apertures}
+    variants = ("0_5", "0_7", "1_0", "1_5", "2_5", "3_0", "Optimal", "PsfFlux")
+    assert may_fail == convolved | {f"ext_gaap_GaapFlux_1_15x_{one}" for one in variants}
+    x, y = stars(np.random.default_rng(4), 20)
+    whole = make_table(np.full(20, 1.1), x, y, names=fluxes)
+    for name in fluxes:
+        table = whole.with_columns({f"{name}_instFlux": np.full(20, np.nan)})
+        allowed = settings(allowFailure=config.measure_ap_corr.allowFailure)
+        if name in may_fail:
+            _, measurement = measure(table, names=fluxes, settings=allowed)
+            assert measurement.missing == {name: 0}
+        else:
+            with pytest.raises(ApCorrError, match=rf"correction of {name} \(0\)"):
+                measure(table, names=fluxes, settings=allowed)
