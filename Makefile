@@ -20,8 +20,8 @@ setup:
 setup-dev:
 	@$(PYTHON) envs/install.py --dev
 
-run: setup  ## set up, simulate the demo survey, run the workflow on it, print the outcomes
-	@test -e demo/detectors.csv || $(ACTIVE) -m finalchar simulate demo demo
+run: setup  ## set up, simulate the demo survey if config.yaml asks for it, run, print the outcomes
+	@$(ACTIVE) -m finalchar simulate demo demo --if-configured
 	@$(ACTIVE) -m finalchar run --cores $(CORES)
 
 test: setup-dev  ## unit, parity and workflow tests

@@ -11,6 +11,7 @@ from finalchar.errors import FinalcharError
 
 __all__ = ["main"]
 
+CONFIG = Path("config.yaml")
 CLONE = Path(__file__).resolve().parents[2]
 
 
@@ -24,7 +25,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
         added.add_argument(
             "--config",
             type=Path,
-            default=Path("config.yaml"),
+            default=CONFIG,
             metavar="FILE",
             help="default: config.yaml here",
         )
@@ -54,6 +55,11 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     simulate.add_argument("kind", choices=["demo", "micro"])
     simulate.add_argument("folder", type=Path)
+    simulate.add_argument(
+        "--if-configured",
+        action="store_true",
+        help="only if the sheet of config.yaml is the one of this folder, and is not there yet",
+    )
     given, others = parser.parse_known_args(words)
     if others and given.command != "run":
         parser.error(f"unknown words: {' '.join(others)}")
@@ -64,6 +70,8 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
 def perform(given: argparse.Namespace) -> int:
     """Do what the command says; return the exit status."""
     if given.command == "simulate":
+        if given.if_configured and not is_wanted(given.folder):
+            return 0
         from finalchar.simulate import make_survey
 
         make_survey(given.kind, given.folder)
@@ -74,6 +82,14 @@ def perform(given: argparse.Namespace) -> int:
         print(f"wrote {export_piff(given.path, given.output)}")
         return 0
     return perform_on_survey(given)
+
+
+def is_wanted(folder: Path) -> bool:
+    """Whether config.yaml works on the sheet of a folder, and the sheet is not there yet."""
+    from finalchar.frozen import Configured
+
+    sheet = folder / "detectors.csv"
+    return not sheet.exists() and sheet.resolve() == Configured.read(CONFIG).sheets[0].resolve()
 
 
 def perform_on_survey(given: argparse.Namespace) -> int:

@@ -399,7 +399,7 @@ def test_outcomes_that_another_grouping_made_are_not_called_old(fresh: Trial) ->
 
 
 def test_records_of_another_shape_are_made_again(fresh: Trial) -> None:
-    """Valid JSON that is no record: as if it were not there, never a traceback; caches and frozen runs, too."""
+    """Valid JSON that is no record: as if it were not there, never a traceback."""
     assert fresh.run().status == 0
     for text in ("[]", '"text"', '{"detectors": {"0": 5}, "wanted": 3, "token": "0", "id": []}'):
         for path in fresh.state("").rglob("*.json"):
