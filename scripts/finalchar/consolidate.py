@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,8 @@ def summary_table(detectors: Sequence[DetectorProducts], reserve_digests: Mappin
     columns["software"] = _texts(_json(each.software) for each in statuses)
     digests = _json({str(tract): digest for tract, digest in sorted(reserve_digests.items())})
     columns["reserve_digests"] = _texts(digests for _ in statuses)
-    return SourceTable(columns, {name: info for name, info in _SUMMARY_INFO.items() if name in columns})
+    info = {name: info for name, info in _SUMMARY_INFO.items() if name in columns}
+    return SourceTable(columns, info | _correction_info(columns))
 
 
 _SUMMARY_INFO = {
@@ -276,7 +277,25 @@ _SUMMARY_INFO = {
         for name in COUNTS
     },
 }
+_CORRECTION_INFO = {
+    "stars": "Stars used in the aperture correction of {0}.",
+    "rejected": "Stars rejected from the aperture correction of {0}.",
+    "centre": "Aperture correction of {0} at the centre of the detector.",
+    "range": "Largest minus smallest aperture correction of {0} over the detector.",
+    "scatter": "Robust standard deviation of the stars about the aperture correction of {0}.",
+    "deviation": "Aperture correction of {0} at the centre minus the median of the visit's other detectors.",
+}
 FLAG_FIGURES = ("has_psf", "has_ap_corr")
+
+
+def _correction_info(names: Collection[str]) -> dict[str, ColumnInfo]:
+    """Return what the figures of the aperture corrections mean (known failure K21)."""
+    info = {"ap_corr_reference_stars": ColumnInfo("", "Stars with a good reference flux.")}
+    for name in names:
+        flux, _, figure = name.removeprefix("ap_corr_").rpartition("_")
+        if name.startswith("ap_corr_") and flux and figure in _CORRECTION_INFO:
+            info.setdefault(name, ColumnInfo("", _CORRECTION_INFO[figure].format(flux)))
+    return {name: each for name, each in info.items() if name in names}
 
 
 def _has(status: DetectorStatus, name: str) -> bool:

@@ -143,6 +143,22 @@ def test_median_shift_and_error_entry():
 # --------------------------------------------------------------------------------------------- K21
 
 
+def test_figures_of_a_field_that_is_known():
+    """A plane that rises by 0.1 from border to border, and stars that lie 0.002 above and below it."""
+    x, y = (each.ravel() for each in np.meshgrid(np.linspace(0, 999, 20), np.linspace(0, 799, 20)))
+    plane = 1.2 + 0.05 * (x - 499.5) / 500
+    ratio = plane + 0.002 * (-1.0) ** np.add.outer(np.arange(20), np.arange(20)).ravel()
+    _, measurement = measure(make_table(ratio, x, y))
+    figures = measurement.figures
+    assert figures[f"ap_corr_{FLUX}_stars"] == 400
+    assert figures[f"ap_corr_{FLUX}_centre"] == pytest.approx(1.2, abs=1e-4)
+    # from the first to the last pixel centre: 999 of 1000 pixels
+    assert figures[f"ap_corr_{FLUX}_range"] == pytest.approx(0.0999, abs=4e-4)
+    # all deviations are 0.002; the robust standard deviation is 1.4826 times their median
+    assert figures[f"ap_corr_{FLUX}_scatter"] == pytest.approx(1.4826 * 0.002, rel=0.02)
+    assert figures["ap_corr_reference_stars"] == 400
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_a_cluster_of_false_sources_does_not_tilt_the_field(seed):
     rng = np.random.default_rng(seed)

@@ -175,6 +175,37 @@ def test_deviation_from_the_other_detectors(tmp_path):
     assert "detector 3" in summary.sentence
 
 
+def test_robustness_figures_of_every_correction_are_in_the_summary(tmp_path):
+    """K21: range, scatter and deviation of each field, with what they mean, as columns of the summary."""
+    figures = {"has_psf": True, "has_ap_corr": True, "ap_corr_reference_stars": 40}
+    fluxes = {"base_PsfFlux": 0.0, "ext_gaap_GaapFlux_1_15x_3_0": 1.0}
+    parts = []
+    for detector, shift in ((0, 0.0), (1, 0.02), (2, 0.5)):
+        own = {}
+        for name, base in fluxes.items():
+            own |= {
+                f"ap_corr_{name}_{figure}": base + value + shift
+                for figure, value in (("stars", 30), ("centre", 1.0), ("range", 0.1), ("scatter", 0.01))
+            }
+        if detector == 1:  # no correction in the small aperture
+            own = {name: value for name, value in own.items() if "gaap" not in name}
+        parts.append(DetectorProducts(status(detector, figures=figures | own)))
+    consolidate(parts, tmp_path / "visit")
+    table = products.read_star_table(tmp_path / "visit/summary.parquet")
+    for name, base in fluxes.items():
+        there = [0, 2] if base else [0, 1, 2]
+        for figure, value in (("range", 0.1), ("scatter", 0.01)):
+            column = table[f"ap_corr_{name}_{figure}"]
+            np.testing.assert_allclose(column[there], base + value + np.array([0, 0.02, 0.5])[there])
+            assert np.isnan(np.delete(column, there)).all()
+            assert name in table.info[f"ap_corr_{name}_{figure}"].description
+    deviation = table["ap_corr_ext_gaap_GaapFlux_1_15x_3_0_deviation"]
+    np.testing.assert_allclose(deviation, [-0.5, np.nan, 0.5])
+    np.testing.assert_allclose(table["ap_corr_base_PsfFlux_deviation"], [-0.26, -0.23, 0.49])
+    assert "minus the median of the visit's other" in table.info["ap_corr_base_PsfFlux_deviation"].description
+    assert table.info["ap_corr_reference_stars"].description == "Stars with a good reference flux."
+
+
 def test_different_library_versions_are_said(visit, tmp_path):
     other = DetectorProducts(status(11, software={"numpy": "2.3.5"}), visit[0].psf_ap_corr, visit[0].table)
     table = summary_table([*visit, other], {})
