@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from finalchar.formats.psfs import PsfexPsf
 from finalchar.psf.model import PsfImage
+from finalchar.psf.psfex_resampling import resample
 
-__all__ = ["PsfexModel"]
+__all__ = ["PsfexModel", "polynomial_terms"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-HALF_TAPS = 6
 
 
 @dataclass(frozen=True)
@@ -94,37 +93,22 @@ class PsfexModel:
 
     def _draw(self, x: FloatArray, y: FloatArray, dx: FloatArray, dy: FloatArray) -> FloatArray:
         stored = self.stored
-        models = np.tensordot(self._terms(x, y).astype(np.float32), stored.components, axes=1)
-        height, width = stored.components.shape[1:]
-        along_x = np.swapaxes(_sampling(dx, width, self.size, stored.pixel_step), 1, 2)
-        rows = (models.astype(np.float64) @ along_x).astype(np.float32)
-        along_y = _sampling(dy, height, self.size, stored.pixel_step)
-        arrays = (along_y @ rows.astype(np.float64)).astype(np.float32).astype(np.float64)
+        models = np.tensordot(self.terms(x=x, y=y).astype(np.float32), stored.components, axes=1)
+        arrays = resample(models, self.size, stored.pixel_step, dx=dx, dy=dy).astype(np.float64)
         sums = arrays.sum(axis=(1, 2), keepdims=True).astype(np.float32)
         return np.asarray(arrays / sums)
 
-    def _terms(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """1, u, u^2 ..., v, u v, ..., v^2 ...: shape (n, terms)."""
+    def terms(self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike = np.nan) -> FloatArray:
+        """Terms 1, u, u^2 ..., v, u v, ..., v^2 ... at positions, parent pixels: shape (n, terms)."""
         stored, degree = self.stored, int(self.stored.degree[0]) if len(self.stored.degree) else 0
-        u = (x - stored.context_first[0]) / stored.context_second[0]
-        v = (y - stored.context_first[1]) / stored.context_second[1]
-        return np.column_stack([u**i * v**j for j in range(degree + 1) for i in range(degree + 1 - j)])
+        u, v = (
+            (np.asarray(place, dtype=np.float64) - first) / second
+            for place, first, second in zip((x, y), stored.context_first, stored.context_second, strict=True)
+        )
+        return polynomial_terms(u=u, v=v, degree=degree)
 
 
-def _sampling(shift: FloatArray, model_size: int, size: int, step: float) -> FloatArray:
-    """Matrices (n, size, model_size) that sample a row of model pixels (selection specification 7.6)."""
-    centred = (np.arange(size) - size // 2) - shift[:, np.newaxis]
-    place = model_size // 2 + centred / step
-    first = place.astype(np.int64) - HALF_TAPS
-    taps = first[..., np.newaxis] + np.arange(2 * HALF_TAPS)
-    offset = taps - place[..., np.newaxis]
-    weight = np.where(np.abs(offset) <= 5, np.sinc(offset) * np.sinc(offset / 5), 0.0)
-    weight[np.abs(offset) < 1e-5] = 1.0
-    weight[(taps < 0) | (taps >= model_size)] = 0.0
-    total = weight.sum(axis=-1, keepdims=True)
-    weight /= np.where(total > 0, total, 1.0)
-    weight[(place < 0) | (place > model_size - 1)] = 0.0
-    matrices = np.zeros((*place.shape, model_size))
-    star, pixel, _ = np.indices(taps.shape)
-    np.add.at(matrices, (star, pixel, np.clip(taps, 0, model_size - 1)), weight)
-    return matrices
+def polynomial_terms(*, u: npt.ArrayLike, v: npt.ArrayLike, degree: int) -> FloatArray:
+    """Terms of PSFEx at normalised positions, those of u first (selection specification 7.4)."""
+    first, second = np.asarray(u, dtype=np.float64).ravel(), np.asarray(v, dtype=np.float64).ravel()
+    return np.column_stack([first**i * second**j for j in range(degree + 1) for i in range(degree + 1 - j)])
