@@ -84,7 +84,27 @@ def inputs():
     rows = np.flatnonzero(np.isin(read.sources["id"], work.selected["id"]))
     bright = rows[np.argsort(-read.sources["base_PsfFlux_instFlux"][rows])]
     exposure = with_bad_pixels(read.exposure, read.sources, rows, bright[:GOOD_ROWS])
-    return replace(read, exposure=exposure, sources=with_bad_rows(read.sources, bright))
+    footprints = with_second_peak(read.footprints, read.sources["id"][bright[GOOD_ROWS]])
+    return replace(
+        read, exposure=exposure, sources=with_bad_rows(read.sources, bright), footprints=footprints
+    )
+
+
+def with_second_peak(footprints, source_id):
+    """Give the footprint of a star a second peak beside the first."""
+    row = int(footprints.index_of(np.array([source_id]))[0])
+    at = footprints.peak_offset[row + 1]
+    offset = footprints.peak_offset.copy()
+    offset[row + 1 :] += 1
+    x, y = (values[footprints.peak_offset[row]] for values in (footprints.peak_x, footprints.peak_y))
+    return replace(
+        footprints,
+        peak_offset=offset,
+        peak_x=np.insert(footprints.peak_x, at, x + 4),
+        peak_y=np.insert(footprints.peak_y, at, y + 2),
+        peak_f_x=np.insert(footprints.peak_f_x, at, x + 4.0),
+        peak_f_y=np.insert(footprints.peak_f_y, at, y + 2.0),
+    )
 
 
 def with_bad_rows(table, rows):

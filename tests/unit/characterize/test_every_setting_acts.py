@@ -24,6 +24,7 @@ from finalchar.errors import ConfigError
 CMODEL = "measurement.plugins.modelfit_CModel"
 SHAPELETS = "measurement.plugins.modelfit_DoubleShapeletPsfApprox"
 PIFF = "psf_determiner.piff"
+PCA = "psf_determiner.pca"
 SELECTORS = ("source_selector", "measure_ap_corr.sourceSelector")
 
 # Settings of the reference that finalchar does not support: other values are refused when they are set.
@@ -53,7 +54,6 @@ REFUSED = (
 # Settings whose effect this detector cannot show, each with its reason.
 NOT_SHOWN_HERE: dict[str, str] = {
     f"{PIFF}.piffLoggingLevel": "decides what is logged, no product",
-    "psf_determiner.name": "there is one determiner; names of others are refused",
 }
 # Settings that other tests show at work.
 SHOWN_ELSEWHERE = {"measurement.plugins.external": "tests/unit/measure/test_external_plugins.py"}
@@ -109,6 +109,9 @@ BESIDE = {
     f"{PIFF}.color": {f"{PIFF}.useColor": True},
     f"{PIFF}.colorOrder": {f"{PIFF}.useColor": True, f"{PIFF}.color": {"g": "g-i"}},
     f"{PIFF}.useColor": {f"{PIFF}.color": {"g": "g-i"}},
+    f"{PCA}.downsampleRandomSeed": {f"{PCA}.maxCandidates": 28, f"{PCA}.spatialOrder": 0},
+    f"{PCA}.doMaskBlends": {f"{PCA}.nIterForPsf": 0, f"{PCA}.nStarPerCell": 0},
+    f"{PCA}.tolerance": {f"{PCA}.nonLinearSpatialFit": True},
     "psf_acceptance.require_convergence": {"psf_acceptance.min_stars_per_term": 0.0},
     "measure_ap_corr.allowFailure": {"measure_ap_corr.minDegreesOfFreedom": 100},
     "ap_corr_acceptance.on_suspect": {"ap_corr_acceptance.maximum_range": 1e-4},
@@ -135,6 +138,7 @@ VALUES = {
     "*.skipSR1UpdateThreshold": [1e12, -1e12],
     f"{SHAPELETS}.optimizer.trustRegionShrinkReductionRatio": [1e6],
     "source_selector.name": ["null"],
+    "psf_determiner.name": ["pca"],
     "measure_ap_corr.sourceSelector.name": ["null"],
     "psf_acceptance.max_size_ratio": [1.0001],
     "psf_acceptance.unit_sum_tolerance": [1e-18],
