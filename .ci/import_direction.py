@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).resolve().parent.parent / "scripts" / "finalchar"
 
 # In the order in which data flows.  Modules of one line may import each other.
 ROOMS = (
-    ("errors", "status", "strict_yaml", "config_base"),
+    ("errors", "status", "strict_yaml", "config_base", "programs"),
     ("sheets", "layout"),
     ("formats",),
     ("stars",),
@@ -33,6 +33,7 @@ ROOMS = (
 # The configuration composes the choices of the rooms, and is imported only by what is above the science.
 CONFIGURATION = (
     "config",
+    "config_checks",
     "config_choices",
     "config_fixed",
     "config_lsst",

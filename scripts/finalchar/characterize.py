@@ -32,6 +32,7 @@ from finalchar.formats.exposure import BoundedField, Exposure
 from finalchar.formats.exposure_catalog import ExposureRecord
 from finalchar.formats.sources import Footprints, SourceTable
 from finalchar.formats.stamps import StampSet
+from finalchar.programs import needed_programs
 from finalchar.status import DetectorStatus, Status
 
 if TYPE_CHECKING:
@@ -591,13 +592,20 @@ class _Characterization:
             counts=self.counts,
             figures=self.figures,
             warnings=tuple(self.warnings),
-            software=library_versions(),
+            software={**library_versions(), **self._program_versions()},
         )
         if sentence:
             logger.warning("visit %s detector %s: %s", self.inputs.visit, self.inputs.detector, sentence)
         if not status.has_rows:
             return DetectorResult(stated)
         return DetectorResult(stated, self._record(), self._export(), self._stamps(), self.fit)
+
+    def _program_versions(self) -> dict[str, str]:
+        """Return the versions of programs outside Python that the configuration asks for."""
+        if self.subtasks.psf_determiner is not None:
+            return {}
+        asked = {"psf_determiner": {"name": self.config.psf_determiner.name}}
+        return {program.name: program.version() for program in needed_programs(asked)}
 
     def _record(self) -> ExposureRecord:
         stored = None if self.fit is None else stored_psf(self.fit)

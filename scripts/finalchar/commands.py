@@ -18,6 +18,7 @@ from finalchar.errors import ConfigError, FinalcharError
 from finalchar.frozen import Configured, Survey
 from finalchar.layout import Layout, group_name
 from finalchar.plan import Plan, Unit
+from finalchar.programs import needed_programs
 
 __all__ = ["SnakemakeRun", "explain", "outcome_table", "redo", "run", "status", "verify"]
 
@@ -72,6 +73,14 @@ class SnakemakeRun:
         """Read the sheets and look at the output folder: what cannot work is said before anything begins."""
         check_writable(self.layout.output)
         self.plan  # noqa: B018 - made here, so that its errors come at once
+        self._check_programs()
+
+    def _check_programs(self) -> None:
+        """Check that programs which due detectors need are there."""
+        needed = needed_programs(self.configured.config.to_plain())
+        if needed and (self.plan.gate.due or any(unit.due for unit in self.plan.visits())):
+            for program in needed:
+                program.find()
 
     @property
     def gate_is_consulted(self) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from finalchar.errors import InputError
+from finalchar.programs import needed_programs
 
 __all__ = [
     "STAGES",
@@ -242,9 +243,10 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def software(stage: str) -> dict[str, str]:
-    """Return the versions of the named packages of a stage, and of Python."""
+def software(stage: str, settings: Mapping[str, object] | None = None) -> dict[str, str]:
+    """Return the versions of a stage's packages, of programs its settings ask for, and of Python."""
     versions = {package: _version(package) for package in STAGES[stage].packages}
+    versions |= {program.name: program.version() for program in needed_programs(settings or {})}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions} if versions else {}
 
 
@@ -253,7 +255,7 @@ def ingredients(stage: str, settings: Mapping[str, object], reader: CodeReader) 
     return {
         "code": closure(stage, reader),
         "config": json.loads(json.dumps(settings)),
-        "software": software(stage),
+        "software": software(stage, settings),
     }
 
 

@@ -6,11 +6,9 @@ table of the stars.  The program's exit status says nothing: it is 0 after a mod
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -22,20 +20,16 @@ import numpy.typing as npt
 
 from finalchar.errors import ConfigError, InputError, PsfError
 from finalchar.formats.fits_file import BLOCK, Card, FitsFile, Hdu, Header, header_bytes, primary_hdu
+from finalchar.programs import PROGRAMS
 
-__all__ = ["PROGRAM", "ProgramInput", "ProgramOutput", "find_program", "program_version", "run_program"]
+__all__ = ["PSFEX", "ProgramInput", "ProgramOutput", "run_program"]
 
 log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-PROGRAM = "psfex"
-MISSING = (
-    f"psf_determiner.name is 'psfex', but there is no program '{PROGRAM}' on the PATH: install the package "
-    "psfex (Debian, Ubuntu: apt-get install psfex) or astromatic-psfex (conda-forge: conda install -c "
-    "conda-forge astromatic-psfex), or choose another determiner."
-)
+PSFEX = next(program for program in PROGRAMS if program.name == "psfex")
 LONGEST_SECONDS = 1800
 BAD_PIXEL = np.float32(-1e30)
 FLUX_RADIUS = 1e-3
@@ -127,36 +121,6 @@ class ProgramOutput:
 # --------------------------------------------------------------------------------------------- the program
 
 
-def find_program() -> str:
-    """Return the path of the program.
-
-    Raises
-    ------
-    ConfigError
-        Naming the packages that have it, if it is not on the PATH.
-    """
-    found = shutil.which(PROGRAM)
-    if found is None:
-        raise ConfigError(MISSING)
-    return found
-
-
-def program_version() -> str:
-    """Return the version of the program on the PATH, such as ``3.21.1``; ``absent`` if there is none."""
-    found = shutil.which(PROGRAM)
-    return "absent" if found is None else _version_of(found)
-
-
-@functools.cache
-def _version_of(path: str) -> str:
-    try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    number = re.search(r"\d+(\.\d+)+", told.stdout)
-    return number.group() if number else "unknown"
-
-
 def run_program(given: ProgramInput) -> ProgramOutput:
     """Let PSFEx fit, in a temporary folder that is gone afterwards.
 
@@ -167,7 +131,7 @@ def run_program(given: ProgramInput) -> ProgramOutput:
     PsfError
         If it crashes, hangs, or leaves something else than a model of these stars.
     """
-    program = find_program()
+    program = PSFEX.find()
     with tempfile.TemporaryDirectory(prefix="finalchar-psfex-") as name:
         folder = Path(name)
         (folder / "stars.cat").write_bytes(_catalogue(given))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import field_validator
 
-from finalchar.config_base import Field, Section, only
+from finalchar.config_base import Field, NameSet, Section, only
 from finalchar.errors import PsfError
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.psfs import PsfexPsf
@@ -27,20 +27,14 @@ from finalchar.psf.down_sampling import down_sample
 from finalchar.psf.model import FitEvidence, PsfFit
 from finalchar.psf.psfex_model import PsfexModel, polynomial_terms
 from finalchar.psf.psfex_pixels import fill_bad_pixels, lowered_degree, signal_to_noise
-from finalchar.psf.psfex_program import (
-    ProgramInput,
-    ProgramOutput,
-    find_program,
-    program_version,
-    run_program,
-)
+from finalchar.psf.psfex_program import PSFEX, ProgramInput, ProgramOutput, run_program
 from finalchar.psf.psfex_resampling import nearest_pixels, resample
 from finalchar.psf.psfex_stars import SampleImage, Samples, psfex_samples, sample_image
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
 
-__all__ = ["NAME", "Settings", "check_program", "determine", "software"]
+__all__ = ["NAME", "Settings", "determine"]
 
 NAME = "psfex"
 PERSISTED_CLASS = "PsfexPsf"
@@ -66,7 +60,7 @@ class Settings(Section):
     downsampleRandomSeed: int = Field(98765, ge=0, description="seed of the down-sampling")
     spatialOrder: int = Field(2, ge=1, description="order of the polynomial; lowered for too few stars")
     samplingSize: float = Field(0.5, gt=0, description="size of a model pixel in detector pixels")
-    badMaskBits: list[str] = Field(
+    badMaskBits: NameSet = Field(
         default_factory=lambda: ["INTRP", "SAT"], description="mask planes whose pixels count as missing"
     )
     psfexBasis: Literal["PIXEL", "PIXEL_AUTO"] = Field(
@@ -105,22 +99,6 @@ class Settings(Section):
         return value
 
 
-def check_program() -> None:
-    """Check before the first job that the program is there.
-
-    Raises
-    ------
-    ConfigError
-        Naming the packages that have it.
-    """
-    find_program()
-
-
-def software() -> dict[str, str]:
-    """Version of the program: products depend on it."""
-    return {"psfex": program_version()}
-
-
 def determine(
     candidates: Candidates,
     exposure: Exposure,
@@ -157,7 +135,7 @@ def determine(
     PsfError
         If there are too few stars, or the program does not leave a model.
     """
-    find_program()
+    PSFEX.find()
     if not len(candidates):
         raise PsfError("There is no candidate star for the PSF.")
     chosen = down_sample(len(candidates), settings)
@@ -384,7 +362,7 @@ def _figures(fit: _Fit, shared: SampleImage, plan: _Plan) -> dict[str, float | i
         "stellar_fwhm": shared.fwhm,
         "background_variance": shared.background_variance,
         "bad_pixels": int(fit.samples.bad.sum()),
-        "solver": f"psfex {program_version()}",
+        "solver": f"psfex {PSFEX.version()}",
     }
 
 
