@@ -19,6 +19,8 @@ ROUNDS = 10
 """Bad pixels are replaced and the images analysed so many times at most."""
 SMALLEST_CHANGE = 10.0
 """Counts: if no replaced pixel changes by more, the replacing has converged."""
+ROUNDING = 1e-12
+"""Eigenvalues below this part of the first are the rounding of the float32 stamps."""
 FRAME_OF_ANALYSIS = 3
 FRAME_OF_KERNELS = 2
 """Widths of the frames whose median, mean is taken as the level of an eigen-image, pixels."""
@@ -30,6 +32,11 @@ class EigenImages:
 
     images: Float32Array
     values: FloatArray
+
+    def significant(self) -> Float32Array:
+        """Return the images but those that are rounding: stars that are all alike have one component."""
+        values = self.values[: len(self.images)]
+        return self.images[values > ROUNDING * values[0]]
 
 
 def eigen_images(
@@ -60,31 +67,28 @@ def eigen_images(
     -------
     EigenImages
     """
-    images = stars.centred.copy()
     bad = (stars.mask & bad_bits) != 0
-    eigen = None
-    for _ in range(ROUNDS):
-        if eigen is None:
-            replaced = _like_mean(images, stars, bad)
-        else:
-            replaced = _like_components(images, eigen.images, bad)
-            change = np.abs(np.where(bad, replaced.astype(np.float64) - images, 0.0)).max(initial=0.0)
-            if change < SMALLEST_CHANGE:
-                break
-        images = np.where(bad, replaced, images)
+    images = np.where(bad, _like_mean(stars, bad), stars.centred)
+    eigen = _analyse(images, stars.flux, number, constant_weight, border)
+    for _ in range(ROUNDS - 1):
+        replaced = np.where(bad, _like_components(images, eigen.images, bad), images)
+        if np.abs(replaced - images, where=bad, out=np.zeros_like(images)).max() < SMALLEST_CHANGE:
+            break
+        images = replaced
         eigen = _analyse(images, stars.flux, number, constant_weight, border)
-    assert eigen is not None
     return eigen
 
 
-def _like_mean(images: Float32Array, stars: PcaStars, bad: BoolArray) -> Float32Array:
+def _like_mean(stars: PcaStars, bad: BoolArray) -> Float32Array:
     """Every star's flux times the mean star."""
     flux = stars.flux[:, np.newaxis, np.newaxis]
     good = ~bad & (stars.variance > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         weight = np.where(good, flux**2 / stars.variance, 0.0)
         total = weight.sum(axis=0)
-        mean = np.where(total > 0, np.where(good, weight * images / flux, 0.0).sum(axis=0) / total, 0.0)
+        mean = np.where(
+            total > 0, np.where(good, weight * stars.centred / flux, 0.0).sum(axis=0) / total, 0.0
+        )
     return np.asarray(flux * mean, dtype=np.float32)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ IntArray = npt.NDArray[np.int64]
 
 NOT_MEASURED = float(np.finfo(np.float64).max)
 """Chi-square of a star that was never compared with a model."""
+ROUNDING_OF_CHI2 = 1e-6
+"""So much less than zero the chi-square of a perfect star may be."""
 SMALLEST_DEVIATION = 1e-4
 """Least standard deviation of a component among stars."""
 QUARTILES_TO_SIGMA = 0.741301109252802
@@ -57,7 +59,6 @@ class PcaFit:
         Reduced, of all stars left.
     analysed : int
         Stars whose stamps were analysed.
-    eigenvalues : ndarray of float64
     removed : int
         Stars taken out of their cells because their chi-square is no positive number.
     """
@@ -68,8 +69,7 @@ class PcaFit:
     fitted: IntArray
     chi2: FloatArray
     analysed: int
-    eigenvalues: FloatArray
-    removed: int = 0
+    removed: int
 
 
 def fit_pca(
@@ -97,16 +97,15 @@ def fit_pca(
     work = _Iteration(stars, box, settings, bits, stamp_border, compatibility)
     try:
         for iteration in range(settings.nIterForPsf):
-            work.fit_until_all_have_chi2()
-            work.reject(iteration)
-        work.fit()
+            fit = work.fit_until_all_have_chi2()
+            work.reject(iteration, fit.model)
+        return work.fit()
     except np.linalg.LinAlgError as error:
         raise PsfError(f"The principal components of the stars cannot be computed: {error}") from error
-    return work.result()
 
 
 class _Iteration:
-    """The state of a fit: which stars are left, which of them are bad, and the last model."""
+    """The state of a fit: which stars are left, and which of them are bad."""
 
     def __init__(
         self,
@@ -123,21 +122,21 @@ class _Iteration:
         self.bad = np.zeros(len(stars), dtype=bool)
         self.chi2 = np.full(len(stars), NOT_MEASURED)
         self.removed = 0
-        self.last: PcaFit | None = None
 
-    def fit_until_all_have_chi2(self) -> None:
+    def fit_until_all_have_chi2(self) -> PcaFit:
         """Fit, and remove the stars without a positive chi-square, until there is none (item 1)."""
+        lowest = 0.0 if self.compatibility == "lsst" else -ROUNDING_OF_CHI2
         while True:
-            self.fit()
+            fit = self.fit()
             self.bad[:] = False
-            keep = np.isfinite(self.chi2) & (self.chi2 > 0)
+            keep = np.isfinite(self.chi2) & (self.chi2 > lowest)
             if keep.all():
-                return
+                return fit
             self.removed += int((~keep).sum())
             self.stars = self.stars.select(keep)
             self.bad, self.chi2 = self.bad[keep], self.chi2[keep]
 
-    def fit(self) -> None:
+    def fit(self) -> PcaFit:
         """Find the components, fit their polynomials, compare all stars with the model."""
         settings, stars = self.settings, self.stars
         analysed = stars.first_of_cells(settings.nStarPerCell, ~self.bad)
@@ -150,20 +149,19 @@ class _Iteration:
             constant_weight=settings.constantWeight,
             border=0 if self.compatibility == "lsst" else settings.borderWidth,
         )
-        components = kernel_components(eigen.images)
+        components = kernel_components(eigen.images if self.compatibility == "lsst" else eigen.significant())
         entering = stars.first_of_cells(settings.nStarPerCellSpatialFit, ~self.bad)
         entering = entering[stars.has_stamp[entering]]
         model = self._fit_spatially(components, stars.select(entering))
         self._compare(model)
-        self.last = PcaFit(
-            model, stars, self.bad.copy(), entering, self.chi2.copy(), len(shown), eigen.values
-        )
+        return PcaFit(model, stars, self.bad.copy(), entering, self.chi2.copy(), len(shown), self.removed)
 
     def _lower_number_of_components(self, stars: int) -> None:
         """There are no more components than stars; what is lowered stays so (8.3 item 1)."""
         if stars == 0:
             raise PsfError(
-                "No star with a stamp, a flux and a positive chi-square is left for the principal components."
+                f"No star is left for the principal components: {int(self.bad.sum())} of {len(self.stars)} were "
+                f"rejected, and {self.removed} had no positive chi-square."
             )
         if self.components > stars:
             log.warning("Only %d stars for %d eigen-images; fitting %d.", stars, self.components, stars)
@@ -194,14 +192,13 @@ class _Iteration:
             kernels, stars, bad_bits=self.bits.left_out, lam=self.settings.lam
         ).chi2
 
-    def reject(self, iteration: int) -> None:
+    def reject(self, iteration: int, model: SpatialModel) -> None:
         """Mark the worst stars bad, by chi-square and by each component (items 2 and 3)."""
         settings = self.settings
         poor = np.flatnonzero(self.chi2 > settings.reducedChi2ForPsfCandidates)
         self.bad[self._worst(poor, self.chi2[poor], iteration)] = True
-        assert self.last is not None
         rows = np.flatnonzero(self.stars.has_stamp)
-        residuals = component_residuals(self.last.model, self.stars.select(rows))
+        residuals = component_residuals(model, self.stars.select(rows))
         for residual in residuals.T:
             mean, deviation = clipped_mean_and_deviation(residual)
             distance = np.abs(residual - mean)
@@ -212,11 +209,6 @@ class _Iteration:
         """The part of the rows that this iteration rejects, the worst first."""
         number = len(rows) * (iteration + 1) // self.settings.nIterForPsf
         return rows[np.argsort(-badness, kind="stable")[:number]]
-
-    def result(self) -> PcaFit:
-        """What the last fit gave."""
-        assert self.last is not None
-        return replace(self.last, removed=self.removed)
 
 
 def clipped_mean_and_deviation(values: FloatArray) -> tuple[float, float]:
@@ -230,8 +222,13 @@ def clipped_mean_and_deviation(values: FloatArray) -> tuple[float, float]:
     lower, middle, upper = np.percentile(values, [25, 50, 75])
     kept = values[np.abs(values - middle) <= CLIP_SIGMA * QUARTILES_TO_SIGMA * (upper - lower)]
     for _ in range(CLIP_ROUNDS - 1):
-        deviation = kept.std(ddof=1) if len(kept) > 1 else np.nan
-        kept = values[np.abs(values - kept.mean()) <= CLIP_SIGMA * deviation]
-        if not len(kept):
-            return np.nan, np.nan
-    return float(kept.mean()), float(kept.std(ddof=1)) if len(kept) > 1 else np.nan
+        near = np.abs(values - kept.mean()) <= CLIP_SIGMA * _deviation(kept)
+        if not near.any():
+            break
+        kept = values[near]
+    return float(kept.mean()), _deviation(kept)
+
+
+def _deviation(values: FloatArray) -> float:
+    """Unbiased standard deviation; NaN of a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else np.nan
