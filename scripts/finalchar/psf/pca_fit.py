@@ -160,8 +160,8 @@ class _Iteration:
         """There are no more components than stars; what is lowered stays so (8.3 item 1)."""
         if stars == 0:
             raise PsfError(
-                f"No star is left for the principal components: {int(self.bad.sum())} of {len(self.stars)} were "
-                f"rejected, and {self.removed} had no positive chi-square."
+                f"No star is left for the principal components: {int(self.bad.sum())} of {len(self.stars)} "
+                f"were rejected, and {self.removed} had no positive chi-square."
             )
         if self.components > stars:
             log.warning("Only %d stars for %d eigen-images; fitting %d.", stars, self.components, stars)
