@@ -186,6 +186,18 @@ def test_measured_columns(reference, configuration, visit, detector):
     assert compared > 200
 
 
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda path: path.name)
+def test_moments_stay_at_their_star(reference):
+    """The limit of `finalchar_Plausibility_flag_displaced`, 0.5 PSF sizes, is far from good stars (K18)."""
+    table = pq.read_table(reference / "default/measured.parquet").to_pandas()
+    star, psf = "ext_shapeHSM_HsmSourceMoments", "ext_shapeHSM_HsmPsfMoments"
+    offset = np.hypot(
+        table[f"{star}_x"] - table["slot_Centroid_x"], table[f"{star}_y"] - table["slot_Centroid_y"]
+    )
+    size = np.sqrt(0.5 * (table[f"{psf}_xx"] + table[f"{psf}_yy"]))
+    assert np.nanmax(offset / size) < 0.1
+
+
 def _compare(name, ours, theirs):
     if ours.dtype.kind != "f":
         np.testing.assert_array_equal(ours, theirs, err_msg=name)

@@ -68,12 +68,50 @@ def test_columns_of_the_reference(selected, name):
         assert arrow == dtype, field.name
 
 
-def test_units_of_the_reference(selected):
+def test_units_and_sentences_of_the_reference(selected):
     table = make_table(configuration("default"), selected)
     wanted = json.loads((SMALL / "default/measured_columns.json").read_text())
     assert list(table) == [name for name in wanted if name in table.columns]
     for name in table:
-        assert table.info.get(name, ColumnInfo()).unit == wanted[name]["unit"], name
+        info = table.info.get(name, ColumnInfo())
+        assert info.unit == wanted[name]["unit"], name
+        assert info.description == wanted[name]["doc"], name
+
+
+@pytest.mark.parametrize("compatibility", ["lsst", "fixed"])
+def test_the_product_of_a_detector_has_these_columns(tmp_path, compatibility):
+    """Not only the empty table: also what is written after all steps have filled their columns."""
+    from finalchar import characterize
+    from finalchar.formats.products import write_detector_products
+    from finalchar.parity.survey import isolated_stars, paths_of
+
+    visit, detector = 2026011500101, 0
+    config = configuration("default", compatibility)
+    config.output.alias_columns = True
+    exposure, src, band = paths_of(SMALL, visit, detector)
+    inputs = characterize.read_detector(
+        visit=visit,
+        detector=detector,
+        band=band,
+        exposure=exposure,
+        src=src,
+        isolated=isolated_stars(SMALL, visit, detector, band, config),
+    )
+    result = characterize.characterize_detector(inputs=inputs, config=config)
+    assert result.status.status == "ok", result.status.sentence
+    write_detector_products(result, tmp_path / "psf.fits", tmp_path / "table.parquet")
+    written = pq.read_schema(tmp_path / "table.parquet")
+    reference = [
+        field
+        for field in pq.read_schema(SMALL / "default/measured.parquet")
+        if field.name not in ("_visit", "_detector")
+    ]
+    assert [(field.name, field.type) for field in written][: len(reference)] == [
+        (field.name, field.type) for field in reference
+    ]
+    own = written.names[len(reference) :]
+    assert bool(own) == (compatibility == "fixed")
+    assert all(name.startswith("finalchar_") for name in own)
 
 
 def production_input(selected):
