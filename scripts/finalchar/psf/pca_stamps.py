@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import InputError
 from finalchar.formats.exposure import Box, Exposure
+from finalchar.formats.sources import SourceTable, demand_column
 from finalchar.psf.resampling import combine_masks, separable_shifts, unshifted_rim
 from finalchar.stars.candidates import index_of_position
 
@@ -124,7 +124,7 @@ def pca_stars(
 
     Raises
     ------
-    InputError
+    MissingColumnError
         If the catalogue has no PSF flux.
     """
     flux, error, flagged = _fluxes(candidates)
@@ -158,13 +158,13 @@ def pca_stars(
 
 def _fluxes(candidates: Candidates) -> tuple[FloatArray, FloatArray, BoolArray]:
     """PSF flux, its error and flag of the input catalogue."""
-    table = candidates.catalogue
-    if table is None or FLUX not in table:
-        raise InputError(
-            f"the source catalogue has no column {FLUX!r}, by which psf_determiner 'pca' orders the stars; "
-            "take another determiner or a catalogue with a PSF flux"
-        )
-    flux = np.asarray(table[FLUX], dtype=np.float64)
+    table = SourceTable({}) if candidates.catalogue is None else candidates.catalogue
+    flux = demand_column(
+        table,
+        FLUX,
+        asked_by="psf_determiner.name pca",
+        remedy="take another determiner, or a catalogue with a PSF flux",
+    ).astype(np.float64)
     error = np.asarray(table[FLUX_ERROR], dtype=np.float64) if FLUX_ERROR in table else flux * np.nan
     flag = np.asarray(table[FLUX_FLAG], dtype=bool) if FLUX_FLAG in table else np.zeros(len(flux), dtype=bool)
     return flux, error, flag
