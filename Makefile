@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONPATH := $(CURDIR)/scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test lint format schemas parity bench scale test-slurm test-staleness
+.PHONY: help setup setup-dev run run-psfex test lint format schemas parity bench scale test-slurm test-staleness
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 \t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -23,6 +23,11 @@ setup-dev:
 run: setup  ## set up, simulate the demo survey if config.yaml asks for it, run, print the outcomes
 	@$(ACTIVE) -m finalchar simulate demo demo --if-configured
 	@$(ACTIVE) -m finalchar run --cores $(CORES)
+
+run-psfex: setup  ## the demo survey with the PSF determiner psfex, into output-psfex
+	@test -e demo/detectors.csv || $(ACTIVE) -m finalchar simulate demo demo
+	@$(ACTIVE) -m finalchar run --cores $(CORES) \
+		--set survey=demo --set output=output-psfex --set psf_determiner.name=psfex
 
 test: setup-dev  ## unit, parity and workflow tests
 	@$(ACTIVE) -m pytest tests -q -n $(CORES) --dist loadgroup
