@@ -18,7 +18,8 @@ from pydantic import ValidationError, model_validator
 
 from finalchar import config_text, strict_yaml
 from finalchar.config_base import Field, NameSet, Section, explain, only, subsection, tell_paths
-from finalchar.config_choices import choice, compose_choice, compose_plugins, settings_in
+from finalchar.config_checks import check_together
+from finalchar.config_choices import compose_choice, compose_plugins, settings_in
 from finalchar.config_sites import (
     AP_CORR_SELECTION,
     FINALIZE_SELECTION,
@@ -278,7 +279,7 @@ class Config(Section):
         except ValidationError as error:
             raise ConfigError(explain(error, type(self))) from error
         tell_paths(self)
-        _check_stamps(self)
+        check_together(self)
 
     def to_plain(self) -> dict[str, Any]:
         """All values, defaults included, as nested dictionaries fit for JSON; `Config(**plain)` is back."""
@@ -341,27 +342,6 @@ class Config(Section):
         return cls(**nested(overrides, drop_unimplemented=drop_unimplemented), **ours)
 
 
-def _check_stamps(config: Config) -> None:
-    """Check that the stamps can hold the PSF model, which settings of two sections decide (K14)."""
-    determiner = choice("finalchar.psf.determiners", config.psf_determiner.name)
-    check = getattr(determiner, "check_settings", None)
-    settings = config.psf_determiner.active
-    if check is None:
-        return
-    check(settings, compatibility=config.compatibility)
-    candidates = config.make_psf_candidates
-    available = candidates.kernelSize + 2 * candidates.borderWidth
-    if config.compatibility == "lsst" or available >= (settings.stampSize or available + 1):
-        return  # the reference cuts the stamps with a warning
-    try:
-        check(settings.model_copy(update={"stampSize": available}), compatibility=config.compatibility)
-    except ConfigError:
-        raise ConfigError(
-            f"Stamps of {available} pixels (make_psf_candidates) cannot hold the model of psf_determiner."
-            f"{config.psf_determiner.name}: raise make_psf_candidates.kernelSize or lower modelSize there."
-        ) from None
-
-
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a configuration file and overrides of the command line.
 
@@ -385,24 +365,22 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     tree = strict_yaml.load_file(path)
     for assignment in overrides:
         tree.overlay(config_text.tree_of_override(assignment))
-    plain = config_text.interpret(Config, tree)
+    try:
+        plain = config_text.interpret(Config, tree)
+        return _config_of(plain, tree, path)
+    except NotYetImplementedError as error:
+        place = config_text.place_of_choice(tree, error.choice) or path
+        raise NotYetImplementedError(error.choice, f"{place}: {error}") from None
+
+
+def _config_of(plain: Mapping[str, Any], tree: strict_yaml.Mapping, path: str | Path) -> Config:
+    """Configuration of plain values, whose errors say where in the tree of the file the value stands."""
     try:
         return Config(**plain)
     except NotYetImplementedError:
         raise
     except ConfigError as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise ConfigError(f"{path}: {error}") from None
-        location = error.__cause__.errors(include_url=False)[0]["loc"]
-        raise ConfigError(f"{_place(tree, location) or path}: {error}") from None
-
-
-def _place(tree: strict_yaml.Mapping, location: Iterable[int | str]) -> str | None:
-    """Where the key at `location` stands, or the innermost section around it that is written."""
-    place: str | None = None
-    node: Any = tree
-    for part in location:
-        if not isinstance(node, strict_yaml.Mapping) or part not in node:
-            break
-        place, node = node.where[str(part)], node[str(part)]
-    return place
+        location: Iterable[int | str] = error.location or config_text.first_path(str(error))
+        if isinstance(error.__cause__, ValidationError):
+            location = error.__cause__.errors(include_url=False)[0]["loc"]
+        raise ConfigError(f"{config_text.place_of(tree, location) or path}: {error}") from None

@@ -127,10 +127,28 @@ class ChoiceSection(Choices):
 class PluginSection(Choices):
     """A section with `names`, the active plugins, and one section of settings for every plugin."""
 
+    PACKAGE: ClassVar[str] = ""
+
     @property
     def active(self) -> dict[str, Section]:
         """Settings of the active plugins by name; of those named ``module:Class`` see `external`."""
         return {name: getattr(self, name) for name in self.names if ":" not in name}  # type: ignore[attr-defined]
+
+    @classmethod
+    def settings_of(cls, name: str) -> type[Section]:
+        """Settings class of a plugin ``module:Class``.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot be imported or is none.
+        """
+        if ":" not in name:
+            raise ConfigError(
+                f"Configuration key 'measurement.plugins.external.{name}': write module:Class; the settings "
+                f"of a plugin of finalchar stand in measurement.plugins.{name}."
+            )
+        return choice(cls.PACKAGE, name).Settings  # type: ignore[no-any-return]
 
 
 def refuse_unimplemented(section: type[Choices], name: str) -> None:
@@ -234,6 +252,7 @@ def compose_plugins(
     """
     choices = choices_of(package)
     base = _base(PluginSection, kind="measurement plugin", names=choices, known=known)
+    base.PACKAGE = package
     run = [name for name in default if name in choices]
     checked = Annotated[NameSet, AfterValidator(lambda names: _check_plugins(base, package, names))]
     fields: dict[str, Any] = {"names": (checked, _names_field(run, choices)), "external": _external_field()}
@@ -254,5 +273,6 @@ def _names_field(run: list[str], choices: Iterable[str]) -> Any:
 
 
 def _external_field() -> tuple[Any, Any]:
-    kind = dict[str, dict[str, bool | int | float | str | list[float] | list[str]]]
-    return kind, Field(default_factory=dict, description="settings of plugins module:Class, by that name")
+    return dict[str, dict[str, Any]], Field(
+        default_factory=dict, description="settings of plugins module:Class, by that name"
+    )

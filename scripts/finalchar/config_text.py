@@ -7,19 +7,29 @@ where the key stands.
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from finalchar import strict_yaml
 from finalchar.config_base import Section, nearest
-from finalchar.config_choices import Choices, refuse_unimplemented
+from finalchar.config_choices import Choices, PluginSection, refuse_unimplemented
 from finalchar.errors import ConfigError
 from finalchar.strict_yaml import Mapping, Scalar
 
-__all__ = ["all_keys", "command_line_overrides", "interpret", "tree_of_override"]
+__all__ = [
+    "all_keys",
+    "command_line_overrides",
+    "first_path",
+    "interpret",
+    "place_of",
+    "place_of_choice",
+    "section_in",
+    "tree_of_override",
+]
 
 
 def tree_of_override(assignment: str) -> Mapping:
@@ -102,23 +112,60 @@ def section_in(annotation: Any) -> type[Section] | None:
 def _section(
     model: type[Section], tree: Mapping, path: tuple[str, ...], root: type[Section]
 ) -> dict[str, Any]:
+    """Plain values of a section that is written as one."""
     values: dict[str, Any] = {}
     for key, raw in tree.items():
-        where = tree.where[key]
+        where, here = tree.where[key], (*path, key)
         if key not in model.model_fields:
             _refuse_unknown(model, key, path, where, root)
         annotation = model.model_fields[key].annotation
-        section, here = section_in(annotation), (*path, key)
-        if section is None:
-            values[key] = _value(annotation, raw, f"{where}: '{'.'.join(here)}'")
-        elif isinstance(raw, Mapping):
-            values[key] = _section(section, raw, here, root)
-        elif isinstance(raw, Scalar) and strict_yaml.is_null(raw):
-            values[key] = {}  # all its keys are commented out
-        elif isinstance(raw, Scalar) and section.SHORT_FORM is not None:
-            values[key] = {section.SHORT_FORM: str(raw)}
+        section, of_name = section_in(annotation), _named_sections_in(model, key)
+        if section is not None:
+            values[key] = _subsection(section, raw, here, where, root)
+        elif of_name is not None:
+            values[key] = _named_sections(of_name, raw, here, where)
         else:
-            raise ConfigError(f"{where}: '{'.'.join(here)}' must be a section of keys, not {_shown(raw)}.")
+            values[key] = _value(annotation, raw, f"{where}: '{'.'.join(here)}'")
+    return values
+
+
+def _subsection(
+    section: type[Section], raw: Any, here: tuple[str, ...], where: str, root: type[Section]
+) -> dict[str, Any]:
+    """Plain values of a section, however it is written."""
+    if isinstance(raw, Mapping):
+        return _section(section, raw, here, root)
+    if isinstance(raw, Scalar) and strict_yaml.is_null(raw):
+        return {}  # all its keys are commented out
+    if isinstance(raw, Scalar) and section.SHORT_FORM is not None:
+        return {section.SHORT_FORM: str(raw)}
+    raise ConfigError(f"{where}: '{'.'.join(here)}' must be a section of keys, not {_shown(raw)}.")
+
+
+def _named_sections_in(model: type[Section], key: str) -> Callable[[str], type[Section]] | None:
+    """For a field with sections under names that the user gives: from such a name to its section class."""
+    if issubclass(model, PluginSection) and key == "external":
+        return model.settings_of
+    annotation = model.model_fields[key].annotation
+    section = section_in(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+    return None if section is None else lambda name: section
+
+
+def _named_sections(
+    section_of: Callable[[str], type[Section]], raw: Any, here: tuple[str, ...], where: str
+) -> dict[str, Any]:
+    """Plain values of sections under names that the user gives."""
+    if isinstance(raw, Scalar) and strict_yaml.is_null(raw):
+        return {}
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: '{'.'.join(here)}' must be a section of keys, not {_shown(raw)}.")
+    values = {}
+    for name, item in raw.items():
+        try:
+            section = section_of(name)
+        except ConfigError as error:
+            raise ConfigError(f"{raw.where[name]}: {error}") from None
+        values[name] = _subsection(section, item, (*here, name), raw.where[name], section)
     return values
 
 
@@ -210,8 +257,6 @@ def _dictionary(kind: Any, raw: Any, what: str) -> dict[str, Any]:
         return {}
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{what} must be a section of keys, not {_shown(raw)}.")
-    if section_in(kind) is not None:
-        return {key: _section(kind, item, (key,), kind) for key, item in raw.items()}
     return {key: _value(kind, item, f"{what}, key '{key}',") for key, item in raw.items()}
 
 
@@ -246,3 +291,31 @@ def _scalar(kind: Any, raw: Scalar, what: str) -> Any:
     if number is None:
         raise ConfigError(f"{what} must be a finite number, not {_shown(raw)}.")
     return number
+
+
+def place_of(tree: Mapping, location: Iterable[int | str]) -> str | None:
+    """Where the key at `location` stands, or the innermost section around it that is written."""
+    place: str | None = None
+    node: Any = tree
+    for part in location:
+        if not isinstance(node, Mapping) or part not in node:
+            break
+        place, node = node.where[str(part)], node[str(part)]
+    return place
+
+
+def first_path(sentence: str) -> tuple[str, ...]:
+    """Keys of the first dotted path that a sentence names."""
+    found = re.search(r"\b\w+(\.\w+)+", sentence)
+    return tuple(found[0].split(".")) if found else ()
+
+
+def place_of_choice(tree: Mapping, choice: str) -> str | None:
+    """Where the name of a choice stands, as a key, a value or an entry of a list."""
+    for key, value in tree.items():
+        if choice in (key, value) or (isinstance(value, list) and choice in value):
+            return tree.where[key]
+        below = place_of_choice(value, choice) if isinstance(value, Mapping) else None
+        if below is not None:
+            return below
+    return None

@@ -40,7 +40,17 @@ class FinalcharError(Exception):
 
 
 class ConfigError(FinalcharError):
-    """The configuration has an unknown key, a wrong type or an impossible value."""
+    """The configuration has an unknown key, a wrong type or an impossible value.
+
+    Attributes
+    ----------
+    location : tuple of str
+        Keys that lead to the setting, where they are known; who read the file can tell the line.
+    """
+
+    def __init__(self, sentence: str, location: tuple[str, ...] = ()) -> None:
+        super().__init__(sentence)
+        self.location = location
 
 
 class NotYetImplementedError(ConfigError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +18,7 @@ from finalchar.measure.plugin import INVALID_PSF_FLAG, Field, MeasurementPlugin,
 __all__ = [
     "active_plugins",
     "aliases_of",
+    "check_columns",
     "correctable_fluxes",
     "expand_aliases",
     "external_settings",
@@ -92,13 +94,48 @@ def active_plugins(settings: Any, compatibility: str) -> list[MeasurementPlugin[
     if compatibility != "lsst":
         wanted.add(CHECK_PLUGIN)
     chosen = [(plugins.get(name), name) for name in wanted]
-    chosen.sort(key=lambda each: (each[0].ORDER, each[0].NAME))
+    chosen.sort(key=lambda each: (each[0].ORDER, each[0].NAME, each[1]))
     return [module.Plugin(module.NAME, plugin_settings(settings, name)) for module, name in chosen]
 
 
 def correctable_fluxes(settings: Any, compatibility: str) -> list[str]:
     """Return the sorted names of the measured fluxes that want an aperture correction (13.1)."""
     return sorted(flux for plugin in active_plugins(settings, compatibility) for flux in plugin.fluxes())
+
+
+def check_columns(
+    settings: Any,
+    *,
+    sky_moments: bool = False,
+    fgcm_bands: Sequence[str] = (),
+    compatibility: str = "fixed",
+) -> None:
+    """Check that no column is written twice; parameters as those of `make_output_table`.
+
+    Raises
+    ------
+    ConfigError
+        If two plugins write the same column, or one writes a column of the table itself.
+    """
+    active = active_plugins(settings, compatibility)
+    fields = _new_fields(active, sky_moments=sky_moments, fgcm_bands=fgcm_bands)
+    column, count = Counter(field.name for field in fields).most_common(1)[0]
+    if count == 1:
+        return
+    writers = [_title(plugin) for plugin in active if column in (field.name for field in plugin.fields())]
+    if len(writers) < count:
+        writers.append("the star table itself")
+    raise ConfigError(
+        f"the column {column!r} is written by {' and by '.join(writers)}; take one of these plugins out of"
+        " measurement.plugins.names"
+    )
+
+
+def _title(plugin: MeasurementPlugin[Any]) -> str:
+    """How the configuration names a plugin."""
+    kind = type(plugin)
+    inside = kind.__module__.startswith(f"{plugins.__name__}.")
+    return plugin.name if inside else f"{kind.__module__}:{kind.__name__}"
 
 
 def make_output_table(
@@ -144,7 +181,10 @@ def make_output_table(
         info[name] = ColumnInfo("ct", selected.info.get(true_name, ColumnInfo()).description)
     for field in _new_fields(active, sky_moments=sky_moments, fgcm_bands=fgcm_bands):
         if field.name in columns:
-            raise ConfigError(f"two measurements write the column {field.name!r}; configure only one of them")
+            raise InputError(
+                f"{selected.origin}: the column {field.name!r} is copied from there and measured as well; "
+                "take the plugin that writes it out of measurement.plugins.names"
+            )
         columns[field.name] = default_column(field.dtype, len(selected))
         info[field.name] = ColumnInfo(field.unit, field.description)
     return SourceTable(columns, info, aliases, selected.origin)

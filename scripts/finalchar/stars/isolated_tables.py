@@ -82,7 +82,7 @@ def read_isolated_stars(table: Any, *, bands: Sequence[str], name: str = "") -> 
             raise MissingColumnError(
                 f"nsource_{band}",
                 table=name,
-                remedy=f"the band {band!r} is not in the band_order of the association (bands there: {there})",
+                remedy=f"the association has no band {band!r} in its band_order (bands there: {there})",
             )
     types: ColumnTypes = {"isolated_star_id": np.int64, "ra": np.float64, "dec": np.float64}
     types = {**types, **{f"nsource_{band}": np.int64 for band in bands}}

@@ -49,7 +49,7 @@ def load(tmp_path):
             "psf_determiner:\n  spatialOrderr: 4",
             2,
             "psf_determiner.spatialOrderr",
-            "'psf_determiner.piff.spatialOrder'?",
+            "'psf_determiner.piff.spatialOrder'",
         ),
         (
             "reserve_fraction: 0.2",
@@ -161,6 +161,90 @@ def test_choice_of_lsst_that_is_still_to_come_is_told_from_an_unknown_one():
         section(name="later")
     with pytest.raises(NotYetImplementedError, match="'later' is known"):
         section(later={"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "choice"),
+    [
+        (
+            "measurement:\n  plugins:\n    names:\n    - base_PsfFlux\n    - base_Blendedness",
+            3,
+            "base_Blendedness",
+        ),
+        ("measurement:\n  plugins:\n    base_Blendedness: {doOld: true}", 3, "base_Blendedness"),
+        ("compatibility: fixed\nmeasurement: {plugins: {names: [base_SdssShape]}}", 2, "base_SdssShape"),
+    ],
+)
+def test_choice_that_is_still_to_come_is_named_with_its_line(load, text, line, choice):
+    with pytest.raises(NotYetImplementedError, match=rf"config\.yaml, line {line}: .*'{choice}' is known"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "psf_determiner:\n  name: pif",
+            r"line 2: .*no PSF determiner 'pif'; did you mean 'piff'\? There are: ",
+        ),
+        (
+            "source_selector:\n  name: Science",
+            r"line 2: .*'Science'; did you mean 'science'\? There are: flagged",
+        ),
+        (
+            "measure_ap_corr:\n  sourceSelector:\n    name: x",
+            r"line 3: .*source selector 'x'; there are: flagged",
+        ),
+        (
+            "measurement:\n  plugins:\n    names: [PsfFlux]",
+            r"line 3: .*'PsfFlux'; did you mean 'base_PsfFlux'\?",
+        ),
+        (
+            "measurement:\n  plugins:\n    names: [no_module_here:Plugin]",
+            r"line 3: .*module 'no_module_here' cannot be imported",
+        ),
+    ],
+)
+def test_choice_that_does_not_exist_is_named_with_line_choices_and_the_nearest(load, text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(text)
+    assert "\n" not in str(caught.value)
+
+
+# --- anything anywhere
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["3", "-1", "text", "''", "[a]", "[[a], 1]", "{a: 1}", "{a: {b: [c]}}", "{'': 1}", "null", "[null]"],
+)
+def test_whatever_is_written_is_taken_or_refused_with_its_key(load, value):
+    """No value of any kind at any key ends in a traceback, in several lines, or without naming the key."""
+    refused = {}
+    for path in map(".".join, all_keys(Config)):
+        try:
+            load("", f"{path}={value}")
+        except ConfigError as error:
+            refused[path] = str(error)
+    assert refused
+    for path, message in refused.items():
+        where, _, sentence = message.removeprefix(f"--config {path}={value}").partition(": ")
+        assert where in ("", ", line 1"), message
+        assert path.rpartition(".")[2] in sentence, message
+        assert "\n" not in sentence
+
+
+def test_unknown_keys_below_names_that_the_user_gives_have_their_full_path(load):
+    text = "source_selector:\n  references:\n    colorLimits:\n      blue: {primary: g, secondry: r}"
+    with pytest.raises(
+        ConfigError,
+        match=r"line 4: .*'source_selector\.references\.colorLimits\.blue\.secondry'; did you mean",
+    ):
+        load(text)
+    with pytest.raises(ConfigError, match=r"line 1: .*references\.colorLimits\.blue\.secondary' is missing"):
+        load("source_selector: {references: {colorLimits: {blue: {primary: g}}}}")
+    with pytest.raises(ConfigError, match=r"colorLimits\.blue' must be a section of keys, not '3'"):
+        load("source_selector: {references: {colorLimits: {blue: 3}}}")
 
 
 def test_default_list_of_plugins_holds_the_plugins_of_lsst_that_exist():
@@ -352,11 +436,11 @@ def test_messages_for_wrong_values(load, text, message):
 def test_stamps_that_cannot_hold_the_model_are_refused_before_the_first_job(load):
     """K14; the sizes stand in two sections, and either may be too small."""
     with pytest.raises(
-        ConfigError, match=r"config\.yaml: psf_determiner\.piff\.stampSize is 21, but a model of"
+        ConfigError, match=r"config\.yaml, line 1: psf_determiner\.piff\.stampSize is 21, but a model of"
     ):
         load("psf_determiner: {piff: {stampSize: 21}}")
     with pytest.raises(
-        ConfigError, match=r"config\.yaml: Stamps of 21 pixels \(make_psf_candidates\) cannot hold"
+        ConfigError, match=r"config\.yaml, line 1: Stamps of 21 pixels \(make_psf_candidates\) cannot hold"
     ):
         load("make_psf_candidates: {kernelSize: 21}")
     load("make_psf_candidates: {kernelSize: 21, borderWidth: 2}")

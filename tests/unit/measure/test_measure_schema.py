@@ -161,7 +161,7 @@ def test_two_measurements_of_one_column_are_refused(selected, settings_of):
     columns = selected.columns
     columns["base_PsfFlux_instFlux"] = np.zeros(2)
     selected.aliases["slot_CalibFlux"] = "base_PsfFlux"
-    with pytest.raises(ConfigError, match="base_PsfFlux_instFlux"):
+    with pytest.raises(InputError, match="'base_PsfFlux_instFlux' is copied from there and measured as well"):
         make_output_table(selected=selected, settings=settings_of(), compatibility="lsst")
 
 

@@ -1,0 +1,94 @@
+"""What the settings of several sections must fulfil together, looked at before the first job.
+
+What a section must fulfil by itself stands there (`finalchar.config_base.Section.check_together`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from finalchar.config_base import nearest
+from finalchar.config_choices import choice
+from finalchar.errors import ConfigError
+
+if TYPE_CHECKING:
+    from finalchar.config import Config
+
+__all__ = ["check_together"]
+
+PLUGINS = ("measurement", "plugins")
+
+
+def check_together(config: Config) -> None:
+    """Check the settings that depend on each other.
+
+    Raises
+    ------
+    ConfigError
+        One sentence; its `location` leads to the setting.
+    """
+    _check_stamps(config)
+    _check_external_settings(config)
+    _check_columns(config)
+
+
+def _check_stamps(config: Config) -> None:
+    """Check that the stamps can hold the PSF model, which settings of two sections decide (K14)."""
+    determiner = choice("finalchar.psf.determiners", config.psf_determiner.name)
+    check = getattr(determiner, "check_settings", None)
+    settings = config.psf_determiner.active
+    if check is None:
+        return
+    check(settings, compatibility=config.compatibility)
+    candidates = config.make_psf_candidates
+    available = candidates.kernelSize + 2 * candidates.borderWidth
+    if config.compatibility == "lsst" or available >= (settings.stampSize or available + 1):
+        return  # the reference cuts the stamps with a warning
+    try:
+        check(settings.model_copy(update={"stampSize": available}), compatibility=config.compatibility)
+    except ConfigError:
+        raise ConfigError(
+            f"Stamps of {available} pixels (make_psf_candidates) cannot hold the model of psf_determiner."
+            f"{config.psf_determiner.name}: raise make_psf_candidates.kernelSize or lower modelSize there.",
+            ("make_psf_candidates", "kernelSize"),
+        ) from None
+
+
+def _check_external_settings(config: Config) -> None:
+    """Check the settings of plugins ``module:Class`` against the sections that their modules define."""
+    from finalchar.measure.schema import external_settings
+
+    run = config.measurement.plugins.names
+    for name, given in config.measurement.plugins.external.items():
+        place = (*PLUGINS, "external", name)
+        try:
+            config.measurement.plugins.settings_of(name)
+        except ConfigError as error:
+            raise ConfigError(str(error), place) from None
+        if name not in run:
+            close = nearest(name, [each for each in run if ":" in each])
+            hint = f"did you mean '{close}'?" if close else "add it there or remove the section."
+            key = ".".join(place)
+            raise ConfigError(
+                f"Configuration key '{key}': measurement.plugins.names has no such plugin; {hint}", place
+            )
+        for key, value in given.items():
+            try:
+                external_settings(name, {key: value})
+            except ConfigError as error:
+                raise ConfigError(str(error), (*place, key)) from None
+
+
+def _check_columns(config: Config) -> None:
+    """Refuse measurements that write the same column, before the first job does."""
+    from finalchar.measure.schema import check_columns
+
+    try:
+        check_columns(
+            config.measurement,
+            sky_moments=config.do_add_sky_moments,
+            fgcm_bands=config.fgcmPhotometryBands if config.do_add_fgcm_photometry else (),
+            compatibility=config.compatibility,
+        )
+    except ConfigError as error:
+        raise ConfigError(str(error), (*PLUGINS, "names")) from None
