@@ -461,7 +461,22 @@ class _Characterization:
         used[offered.index[fit.used]] = True
         self.fit = fit
         self.counts["used"] = int(used.sum())
-        self._table = self.table.with_columns({"calib_psf_used": used})
+        self._table = self.table.with_columns({"calib_psf_used": used, **self._errors_at_stars()})
+
+    def _errors_at_stars(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the predicted errors of the PSF at the stars (not in the reference)."""
+        from finalchar.psf import acceptance
+
+        evidence = _present(self.fit).evidence
+        if evidence is None or self.compatibility == "lsst":
+            return {}
+        x, y = self.table["slot_Centroid_x"], self.table["slot_Centroid_y"]
+        errors = acceptance.predicted_errors(evidence, x=x, y=y)
+        names = ("psfSizeError", "psfE1Error", "psfE2Error")
+        return {
+            f"finalchar_Plausibility_{name}": values.astype(np.float32)
+            for name, values in zip(names, errors, strict=True)
+        }
 
     def _may_be_fitted(self) -> npt.NDArray[np.bool_]:
         """Return the rows that are not reserved and whose numbers are sound (known failure K12)."""

@@ -28,7 +28,14 @@ from finalchar.formats.exposure import Box, Exposure
 from finalchar.psf.model import FitEvidence, PsfFit, PsfModel
 from finalchar.psf.shape import adaptive_moments, determinant_radius
 
-__all__ = ["PsfRefusedError", "Settings", "check_psf", "convex_hull_area", "predicted_size_errors"]
+__all__ = [
+    "PsfRefusedError",
+    "Settings",
+    "check_psf",
+    "convex_hull_area",
+    "predicted_errors",
+    "predicted_size_errors",
+]
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +208,7 @@ def _check_predicted_error(
 ) -> None:
     grid_x, grid_y = _grid(box, settings.grid_points)
     try:
-        errors = predicted_size_errors(evidence, x=grid_x, y=grid_y)
+        errors, e1, e2 = predicted_errors(evidence, x=grid_x, y=grid_y)
     except np.linalg.LinAlgError:
         stars, terms = evidence.design.shape
         raise PsfRefusedError(
@@ -210,8 +217,6 @@ def _check_predicted_error(
             figures,
         ) from None
     if evidence.errors is not None:
-        size, e1, e2 = evidence.errors.at(evidence.design_at(x=grid_x, y=grid_y)).T
-        errors = size / evidence.errors.size
         figures |= {"predicted_e1_error": float(e1.max()), "predicted_e2_error": float(e2.max())}
     worst = float(errors.max())
     figures["predicted_size_error"] = worst
@@ -220,6 +225,35 @@ def _check_predicted_error(
         raise PsfRefusedError(f"{sentence} (psf_acceptance.max_predicted_size_error).", figures)
     if not worst <= settings.poor_predicted_size_error:  # what is no number is no good number
         reasons.append(sentence)
+
+
+def predicted_errors(
+    evidence: FitEvidence, *, x: npt.ArrayLike, y: npt.ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Predict the standard errors of the PSF's relative size, e1 and e2 at positions.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (m,)
+        Parent pixels.
+
+    Returns
+    -------
+    size, e1, e2 : ndarray, float64, shape (m,)
+        From the normal equations of the fit; of a fit that gives none an approximation of the size's only,
+        and NaN.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the stars do not determine the polynomial.
+    """
+    approximate = predicted_size_errors(evidence, x=x, y=y)
+    if evidence.errors is None:
+        unknown = np.full(len(approximate), np.nan)
+        return approximate, unknown, unknown
+    size, e1, e2 = evidence.errors.at(evidence.design_at(x=x, y=y)).T
+    return size / evidence.errors.size, e1, e2
 
 
 def predicted_size_errors(evidence: FitEvidence, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:

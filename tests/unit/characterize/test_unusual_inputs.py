@@ -225,3 +225,26 @@ def test_the_parent_frame_does_not_matter(inputs, config, dx, dy):
         one = here.record.ap_corr_map[name].evaluate(x=[300.0], y=[400.0])
         other = there.record.ap_corr_map[name].evaluate(x=[300.0 + dx], y=[400.0 + dy])
         np.testing.assert_allclose(other, one, rtol=2e-6)
+
+
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+def test_predicted_errors_of_the_psf_at_every_star(inputs, compatibility):
+    """Acceptance figures in columns of our own: at no star above the worst place; not in lsst."""
+    config = quick_config()
+    config.compatibility = compatibility
+    result = characterize_detector(inputs=inputs, config=config)
+    assert result.status.status is Status.OK, result.status.sentence
+    prefix = "finalchar_Plausibility_psf"
+    if compatibility == "lsst":
+        assert not [name for name in result.table if name.startswith("finalchar_")]
+        return
+    for name, figure in (("Size", "size"), ("E1", "e1"), ("E2", "e2")):
+        errors = result.table[f"{prefix}{name}Error"]
+        assert errors.dtype == np.float32
+        assert (errors > 0).all()
+        # the worst place is a corner of the detector, beyond all stars
+        assert errors.max() <= np.float32(result.status.figures[f"predicted_{figure}_error"])
+
+
+def test_a_determiner_without_evidence_predicts_no_errors(plain):
+    assert np.isnan(plain.table["finalchar_Plausibility_psfSizeError"]).all()

@@ -35,7 +35,10 @@ class Settings(PluginSettings):
 
 
 class Plugin(MeasurementPlugin[Settings]):
-    """Distance of the moments' centroid, light of the PSF on bad pixels, ownership of pixels."""
+    """Distance of the moments' centroid, light of the PSF on bad pixels, ownership of pixels.
+
+    Predicted errors of the PSF are filled in where it is accepted; here they only have their columns.
+    """
 
     def fields(self) -> list[Field]:
         """Return the columns."""
@@ -43,6 +46,14 @@ class Plugin(MeasurementPlugin[Settings]):
             Field(f"{NAME}_centroidOffset", "float32", "pix", "Distance of HSM and catalogue centroid"),
             Field(
                 f"{NAME}_maskedFraction", "float32", "", "Part of the PSF's light on bad or missing pixels"
+            ),
+            *(
+                Field(f"{NAME}_{name}", "float32", "", f"Predicted error of the PSF's {what} at the star")
+                for name, what in (
+                    ("psfSizeError", "relative size"),
+                    ("psfE1Error", "e1"),
+                    ("psfE2Error", "e2"),
+                )
             ),
             flag(f"{NAME}_flag", "Some check failed: leave the star out of statistics of residuals"),
             flag(f"{NAME}_flag_noMoments", "The moments of the star are not finite or failed"),
