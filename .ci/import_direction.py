@@ -33,6 +33,7 @@ ROOMS = (
 # The configuration composes the choices of the rooms, and is imported only by what is above the science.
 CONFIGURATION = (
     "config",
+    "config_association",
     "config_checks",
     "config_choices",
     "config_fixed",

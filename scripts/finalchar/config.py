@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import ValidationError, model_validator
 
 from finalchar import config_text, strict_yaml
+from finalchar.config_association import IsolatedStarAssociation
 from finalchar.config_base import Field, NameSet, Section, explain, only, subsection, tell_paths
 from finalchar.config_checks import check_together
 from finalchar.config_choices import compose_choice, compose_plugins, settings_in
@@ -33,8 +34,8 @@ from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = ["STAGES", "Config", "Stage", "load_config"]
 
-Stage = Literal["tract", "list", "detector", "visit"]
-STAGES: tuple[Stage, ...] = ("tract", "list", "detector", "visit")
+Stage = Literal["association", "tract", "list", "detector", "visit"]
+STAGES: tuple[Stage, ...] = ("association", "tract", "list", "detector", "visit")
 
 
 class Sheets(Section):
@@ -254,6 +255,9 @@ class Config(Section):
     full_graph: bool = Field(False, description="put all jobs into the graph, for pictures of it")
     staleness: Staleness = subsection(Staleness, "what counts as a change")
 
+    isolated_star_association: IsolatedStarAssociation = subsection(
+        IsolatedStarAssociation, "isolated stars of tracts for which the sheet gives no tables"
+    )
     id_column: str = Field("sourceId", description="column of the source ids in isolated_star_sources")
     reserve_selection: ReserveSelection = subsection(ReserveSelection, "which stars are set aside")
     source_selector: SourceSelector = subsection(SourceSelector, "which sources are candidates")
@@ -304,7 +308,7 @@ class Config(Section):
 
         Parameters
         ----------
-        stage : {"tract", "list", "detector", "visit"}
+        stage : {"association", "tract", "list", "detector", "visit"}
             Stage of the workflow.
 
         Returns

@@ -66,6 +66,15 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     return _STAGES[stage](config.checked())
 
 
+def _association(config: Config) -> dict[str, Any]:
+    section = active_values(config.isolated_star_association)
+    return {
+        "isolated_star_association": section,
+        "compatibility": config.compatibility,
+        "input": active_values(config.input),
+    }
+
+
 def _tract(config: Config) -> dict[str, Any]:
     reserve = active_values(config.reserve_selection)
     if reserve["method"] == "lsst":
@@ -153,4 +162,10 @@ def _visit(config: Config) -> dict[str, Any]:
     return {"compatibility": config.compatibility, "output": {"piff": config.output.piff}}
 
 
-_STAGES = {"tract": _tract, "list": _list, "detector": _detector, "visit": _visit}
+_STAGES = {
+    "association": _association,
+    "tract": _tract,
+    "list": _list,
+    "detector": _detector,
+    "visit": _visit,
+}

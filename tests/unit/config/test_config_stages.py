@@ -184,7 +184,12 @@ def test_order_of_a_set_of_names_decides_nothing(path):
 def test_only_the_bands_of_magnitudes_are_an_ordered_list_of_names():
     """A new list of names is a set, or it is named here because its order decides the columns."""
     lists = {path for path, annotation in leaves() if annotation == list[str]}
-    assert lists - set(sets_of_names()) == {"fgcmPhotometryBands", "measurement.undeblended.names"}
+    assert lists - set(sets_of_names()) == {
+        "fgcmPhotometryBands",
+        "isolated_star_association.band_order",
+        "isolated_star_association.extra_columns",
+        "measurement.undeblended.names",
+    }
 
 
 def test_zeros_of_both_signs_are_the_same_settings():

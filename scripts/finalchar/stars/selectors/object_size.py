@@ -15,6 +15,8 @@ __all__ = ["NAME", "Settings", "select"]
 
 NAME = "objectSize"
 
+LOOKS_AT_WHOLE_CATALOGUE = True  # whether a source is selected depends on the others
+
 NUMBER_OF_CLUSTERS = 4
 FEWEST_TO_IMPROVE = 5
 MOST_ROUNDS = 10
