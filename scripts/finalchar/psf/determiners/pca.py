@@ -139,7 +139,8 @@ def determine(
     chosen = down_sample(len(candidates), settings)
     size = candidates.size if settings.stampSize is None else settings.stampSize
     if size > candidates.size:
-        log.warning("stampSize %d is larger than the candidates' %d", size, candidates.size)
+        level = logging.WARNING if compatibility == "lsst" else logging.INFO  # it is so with the defaults
+        log.log(level, "stampSize %d is larger than the candidates' %d", size, candidates.size)
     stars, left_out = pca_stars(
         candidates.select(chosen), exposure, settings, size=size, compatibility=compatibility
     )
