@@ -36,7 +36,7 @@ class EigenImages:
     def significant(self) -> Float32Array:
         """Return the images but those that are rounding: stars that are all alike have one component."""
         values = self.values[: len(self.images)]
-        return self.images[values > ROUNDING * values[0]]
+        return np.asarray(self.images[values > ROUNDING * values[0]])
 
 
 def eigen_images(
