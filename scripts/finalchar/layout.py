@@ -64,6 +64,10 @@ class Layout:
         """Folder of the products of the detectors of a visit."""
         return f"{self.output}/{visit}/detectors"
 
+    def aside_folder(self, visit: int) -> str:
+        """Folder of finished products of a visit whose input files are absent for now."""
+        return f"{self.output}/state/{visit}/aside"
+
     def detector_products(self, visit: int, detector: int) -> tuple[str, str]:
         """File names, in `detector_folder`, of the PSF/aperture-correction catalogue and the star table."""
         return (

@@ -95,14 +95,20 @@ def _is_status(value: Any) -> bool:
 
 
 def _is_detector(record: Any) -> bool:
-    return _is_made(record) and _is_status(record.get("status"))
+    """Whether a record is one of a detector, and so is what it keeps aside."""
+    if not (_is_made(record) and _is_status(record.get("status"))):
+        return False
+    return "aside" not in record or _is_detector(record["aside"])
 
 
 def _is_attempts(value: Any) -> bool:
     return (
         isinstance(value, dict)
         and isinstance(value.get("run"), str)
+        and isinstance(value.get("jobs"), int)
         and _is_mapping_of(int, value.get("deaths"))
+        and isinstance(value.get("suspects"), list)
+        and all(isinstance(detector, str) for detector in value["suspects"])
         and isinstance(value.get("at"), str | None)
     )
 

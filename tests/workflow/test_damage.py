@@ -8,10 +8,12 @@ from pathlib import Path
 
 import tables
 from tables import VISITS
-from trial import Trial, edit, expect, nothing
+from trial import Trial, edit, edit_bytes, expect, nothing
 
 FIRST, SECOND = VISITS
 OUTCOMES = "outcome of the detectors:"
+KILL = "import os; os.kill(os.getpid(), 9)"
+KILL_WITH_JOB = "import os; os.kill(os.getppid(), 9); os.kill(os.getpid(), 9)"
 RAISE = """
 
 _unharmed_{visit}_{detector} = load_detector_inputs
@@ -127,7 +129,7 @@ def test_truncated_raising_and_dying_detectors(fresh: Trial) -> None:
     whole = exposure.read_bytes()
     exposure.write_bytes(whole[:20_000])
     sound = harm(fresh, FIRST, 2, "raise ValueError('what no image should hold')")
-    harm(fresh, SECOND, 1, "import os; os.kill(os.getpid(), 9)")
+    harm(fresh, SECOND, 1, KILL)
     outcome = fresh.run()
     assert outcome.status != 0
     assert bad(fresh) == {
@@ -352,13 +354,126 @@ def test_product_that_rots_unseen_is_found_and_made_again(fresh: Trial) -> None:
 
 
 def test_two_deadly_detectors_of_one_group(fresh: Trial) -> None:
-    """They cost themselves, not their visit: three attempts are enough."""
-    harm(fresh, FIRST, 0, "import os; os.kill(os.getpid(), 9)")
-    harm(fresh, FIRST, 1, "import os; os.kill(os.getpid(), 9)")
+    """They cost themselves, not their neighbour."""
+    for detector in (0, 1):
+        harm(fresh, FIRST, detector, KILL)
     outcome = fresh.run()
     assert outcome.status != 0
+    assert "1 ok, 2 internal" in outcome.text, outcome.text[-3000:]
     assert bad(fresh) == {(FIRST, 0): "internal_error", (FIRST, 1): "internal_error"}
-    assert "the job died once at this detector" in last_words(outcome.text)
+    assert "the job died 2 times at this detector" in last_words(outcome.text)
+
+
+def test_every_detector_of_a_group_is_deadly(fresh: Trial) -> None:
+    """Three are one more than the attempts of a job: the visit is complete all the same, in one run."""
+    sound = fresh.library("characterize.py").read_text()
+    for detector in range(3):
+        harm(fresh, FIRST, detector, KILL)
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, detector): "internal_error" for detector in range(3)}
+    assert outcome.computed == {"tract": 2, "list": 2, "detector": 6, "visit": 2, "survey": 1}
+    assert "everything else is complete" in last_words(outcome.text)
+
+    fresh.library("characterize.py").write_text(sound)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert fresh.differences() == []
+
+
+def test_detectors_that_kill_their_whole_job(fresh: Trial) -> None:
+    """As a time limit does.  More than attempts: what killed an earlier run is given up in the next."""
+    for detector in range(3):
+        harm(fresh, FIRST, detector, KILL_WITH_JOB)
+    assert fresh.run().status != 0
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, detector): "internal_error" for detector in range(3)}
+    assert "the job died in an earlier run at this detector" in last_words(outcome.text)
+
+
+# -- a part of the archive is away ---------------------------------------------------------------------------
+def hide(trial: Trial, *paths: Path) -> list[tuple[Path, Path]]:
+    """Take files away; return where they are now and where they were."""
+    return [(path.rename(trial.root / f"hidden {path.name}"), path) for path in paths]
+
+
+def bring_back(hidden: list[tuple[Path, Path]]) -> None:
+    for now, before in hidden:
+        now.rename(before)
+
+
+def test_products_outlive_the_absence_of_their_inputs(fresh: Trial) -> None:
+    """The visit says honestly what is missing; the same files back cost no detector."""
+    assert fresh.run().status == 0
+    before = fresh.product(FIRST, 0).read_bytes()
+    hidden = hide(fresh, fresh.survey / f"calexp_{FIRST}_0.fits", fresh.survey / f"src_{FIRST}_1.fits")
+    outcome = fresh.run()
+    assert outcome.status != 0
+    assert bad(fresh) == {(FIRST, 0): "input_missing", (FIRST, 1): "input_missing"}
+    assert not fresh.product(FIRST, 0).exists()
+    fresh.configure("detectors_per_job: 3", "detectors_per_job: 2")  # other records, the same detectors
+    assert fresh.run().status != 0
+    assert fresh.finalchar("status").stdout.strip().endswith("nothing to do")
+
+    bring_back(hidden)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert outcome.computed.get("detector", 0) == 0
+    assert "its files are back, its products were kept" in outcome.text
+    assert fresh.product(FIRST, 0).read_bytes() == before
+    assert list(fresh.state(f"{FIRST}/aside").iterdir()) == []
+    fresh.detectors_per_job = 2
+    expect(fresh, nothing())
+
+
+def test_products_outlive_the_absence_of_a_tract_table(fresh: Trial) -> None:
+    assert fresh.run().status == 0
+    hidden = hide(fresh, tables.sources(fresh.survey))
+    assert fresh.run().status != 0
+    assert set(statuses(fresh).values()) == {"input_missing"}
+    bring_back(hidden)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert outcome.computed.get("detector", 0) == 0
+    assert fresh.differences() == []
+
+
+def test_products_kept_aside_are_no_better_than_others(fresh: Trial) -> None:
+    """Another setting, another file or a changed product meanwhile: made again."""
+    assert fresh.run().status == 0
+    hidden = hide(fresh, *(fresh.survey / f"calexp_{FIRST}_{detector}.fits" for detector in range(3)))
+    assert fresh.run().status != 0
+    edit_bytes(hidden[0][0], lambda data: data.extend(bytes(2880)))
+    kept = fresh.state(f"{FIRST}/aside") / fresh.product(FIRST, 1).name
+    edit_bytes(kept, lambda data: data.reverse())
+    bring_back(hidden)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert outcome.computed["detector"] == 2
+    assert fresh.differences() == []
+
+    hidden = hide(fresh, fresh.survey / f"calexp_{FIRST}_2.fits")
+    assert fresh.run().status != 0
+    fresh.configure("orderX: 1", "orderX: 0")
+    bring_back(hidden)
+    outcome = fresh.run()
+    assert outcome.computed["detector"] == 6
+    assert fresh.differences() == []
+
+
+def test_a_kill_while_products_are_brought_back(fresh: Trial) -> None:
+    """Products have been moved back, the record does not know it yet."""
+    assert fresh.run().status == 0
+    hidden = hide(fresh, fresh.survey / f"calexp_{FIRST}_2.fits")
+    assert fresh.run().status != 0
+    for path in fresh.state(f"{FIRST}/aside").iterdir():
+        path.rename(fresh.product(FIRST, 2).parent / path.name)
+    bring_back(hidden)
+    outcome = fresh.run()
+    assert outcome.status == 0, outcome.text[-2000:]
+    assert outcome.computed.get("detector", 0) == 0
+    assert fresh.differences() == []
 
 
 def test_tables_or_catalogues_that_are_not_mounted_change_nothing(fresh: Trial) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
@@ -13,9 +14,12 @@ from finalchar import plan, provenance, records
 from finalchar.errors import ConfigError, FinalcharError, StaleRunError
 from finalchar.frozen import Row
 from finalchar.provenance import tally
+from finalchar.status import Status
+from finalchar.work.alone import run_alone
+from finalchar.work.attempts import Attempts
 from finalchar.work.files import InputFiles, product_entries, remove, remove_halves
 from finalchar.work.garbage import rare_collection
-from finalchar.work.group import DetectorGroup, GroupRecord, earlier_deaths
+from finalchar.work.group import Comparison, DetectorGroup, GroupRecord
 from finalchar.work.job import Job
 from finalchar.work.screen import progress, say
 
@@ -28,28 +32,46 @@ def characterize(stamp: str, run_folder: str) -> None:
     group = DetectorGroup(job)
     job.settle(group.wanted)
     record = records.group_record(job.record_path)
-    due, sound = group.compare(group.known(record))
-    made = GroupRecord(job, sound, earlier_deaths(job, record))
-    if due:
+    found = group.compare(group.known(record))
+    attempts = Attempts.of_earlier_jobs(record, job.run_digits)
+    if found.due or found.back:
         job.check_settled()
         job.remove_other_stamps()
         job.stop_if_left_over()
+    made = GroupRecord(job, group.take(found), attempts)
+    if found.due or found.back:
         made.save()
-        detectors = DetectorWork(job, made, group)
-        due.sort(key=lambda row: str(row["detector"]) in made.deaths)  # what killed a job comes last
-        for place, row in enumerate(due):
-            with rare_collection() if place == 0 else nullcontext():
-                detectors.make(row)
+        make_detectors(DetectorWork(job, made, group, found.finished), found)
         made.check_ownership()
     job.finish({"owner": made.owner, "detectors": made.detectors})
 
 
-class DetectorWork:
-    """Computes detectors one after the other; an exception ends one detector, not the job."""
+def make_detectors(work: DetectorWork, found: Comparison) -> None:
+    """Make what is due, one detector after the other; what something died at comes last."""
+    for number in found.back:
+        work.tell(work.group.detectors[number]["status"], "its files are back, its products were kept")
+    attempts = work.group.attempts
+    make = work.make_alone if attempts.any else work.make
+    for place, row in enumerate(
+        sorted(found.due, key=lambda row: attempts.is_suspicious(str(row["detector"])))
+    ):
+        with rare_collection() if place == 0 else nullcontext():
+            make(row)
 
-    def __init__(self, job: Job, made: GroupRecord, group: DetectorGroup) -> None:
+
+class DetectorWork:
+    """Computes detectors one after the other; an exception ends one detector, not the job.
+
+    `finished` has records of products that are put aside if the detector turns out to lack a file.
+    """
+
+    def __init__(
+        self, job: Job, made: GroupRecord, group: DetectorGroup, finished: Mapping[str, Any]
+    ) -> None:
         self.job = job
         self.group = made
+        self.shelf = group.shelf
+        self.finished = finished
         self.visit = group.visit
         self.list_record = group.list_record()
         self.wanted = group.wanted()
@@ -67,6 +89,21 @@ class DetectorWork:
                 self.group.save()
             raise
 
+    def make_alone(self, row: Row) -> None:
+        """Make one detector in a process of its own, again if that dies, until the detector is given up."""
+        number = str(row["detector"])
+        while self._without_science(row, self._look(row)) is None:
+            self.group.save()
+            status = run_alone(self.job, self.group.owner, number)
+            has_died = self.group.take_from_process(number)
+            if status == 0:
+                return
+            if status > 0 and not has_died:
+                sys.exit(status)  # it has said why
+            self.group.attempts.count(number)
+            self.group.save()
+        self.make(row)
+
     def _make(self, row: Row) -> None:
         """Compute one detector, write its products and save the group's record."""
         number = str(row["detector"])
@@ -75,40 +112,57 @@ class DetectorWork:
         status, written = self._compute(row, files)
         self.group.check_ownership()
         os.makedirs(self.folder, exist_ok=True)
+        aside = self._put_aside(row, status)
         outputs = self._write(row, written)
         tally("did", "detector", str(self.visit), number)
-        self.group.detectors[number] = provenance.with_product_digest(
-            {
-                "wanted": {**self.job.noted, **self.wanted[number]},
-                "inputs": files.entries,
-                "outputs": outputs,
-                "status": status,
-                "run": self.job.run_digits,
-            }
-        )
+        made = {
+            "wanted": {**self.job.noted, **self.wanted[number]},
+            "inputs": files.entries,
+            "outputs": outputs,
+            "status": status,
+            "run": self.job.run_digits,
+        }
+        self.group.detectors[number] = {**provenance.with_product_digest(made), **aside}
         self.group.save()
-        say(f"{progress(self.job.layout)} {line_of(status)}")
+        self.tell(status)
+
+    def tell(self, status: Mapping[str, Any], more: str = "") -> None:
+        """Show one more detector of the run on the screen."""
+        say("  ".join([f"{progress(self.job.layout)} {line_of(status)}", *filter(None, [more])]))
+
+    def _put_aside(self, row: Row, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Put finished products aside if only a file is missing; return what the record keeps of them."""
+        names = self.job.layout.detector_products(self.visit, int(row["detector"]))
+        kept = self.finished.get(str(row["detector"]))
+        if kept is None or status["status"] != Status.INPUT_MISSING:
+            self.shelf.clear(names)
+            return {}
+        self.shelf.put(names)
+        return {"aside": kept}
 
     def _look(self, row: Row) -> InputFiles:
         return InputFiles.look(plan.detector_inputs(self.job.run.survey_folder, row))
 
-    def _compute(self, row: Row, files: InputFiles) -> tuple[dict[str, Any], Callable[[], None] | None]:
-        """Return the status as a dictionary and the function that writes the products."""
-        number = str(row["detector"])
+    def _without_science(self, row: Row, files: InputFiles) -> dict[str, Any] | None:
+        """Return the status of a detector that cannot be computed, None if it can be tried."""
         if blocked := self.list_record.get("blocked"):
-            return self._status(row, blocked["status"], blocked["sentence"]), None
+            return self._status(row, blocked["status"], blocked["sentence"])
         if files.missing:
             sentence = f"the file {files.missing[0]} is missing: correct detectors.csv or bring it back"
-            return self._status(row, "input_missing", sentence), None
+            return self._status(row, "input_missing", sentence)
         if files.unreadable:
             sentence = (
                 f"the file {files.unreadable[0]} cannot be read: is it a file, with the right to read it?"
             )
-            return self._status(row, "input_broken", sentence), None
-        if (deaths := self.group.deaths.get(number, 0)) and self.group.is_last_attempt:
-            times = "once" if deaths == 1 else f"{deaths} times"
-            sentence = f"the job died {times} at this detector (out of memory, or killed)"
-            return self._status(row, "internal_error", sentence), None
+            return self._status(row, "input_broken", sentence)
+        if sentence := self.group.attempts.given_up(str(row["detector"])) or "":
+            return self._status(row, "internal_error", sentence)
+        return None
+
+    def _compute(self, row: Row, files: InputFiles) -> tuple[dict[str, Any], Callable[[], None] | None]:
+        """Return the status as a dictionary and the function that writes the products."""
+        if status := self._without_science(row, files):
+            return status, None
         try:
             return self._science(row, files)
         except (StaleRunError, ConfigError):
@@ -165,7 +219,7 @@ class DetectorWork:
         return product_entries(self.folder, dict(zip(("psf_ap_corr", "finalized_src"), names, strict=True)))
 
     def _status(self, row: Row, status: str, sentence: str) -> dict[str, Any]:
-        from finalchar.status import DetectorStatus, Status
+        from finalchar.status import DetectorStatus
 
         return DetectorStatus(
             visit=self.visit,

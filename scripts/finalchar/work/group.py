@@ -6,19 +6,20 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from finalchar import plan, provenance, records
 from finalchar.errors import StaleRunError
 from finalchar.frozen import Row
 from finalchar.layout import GROUP_PREFIX
+from finalchar.status import Status
+from finalchar.work.attempts import Attempts
 from finalchar.work.files import renewed
 from finalchar.work.job import Job
+from finalchar.work.shelf import Shelf, finished
 
-__all__ = ["DetectorGroup", "GroupRecord", "earlier_deaths"]
-
-DEATHS_BEFORE_ERROR = 2
-"""Attempts of one run that may die, at the same detector or at two, before it is recorded as an error."""
+__all__ = ["Comparison", "DetectorGroup", "GroupRecord"]
 
 
 class GroupRecord:
@@ -27,25 +28,19 @@ class GroupRecord:
     ``owner`` names the job that writes; a job that finds another owner has been replaced and stops.
     """
 
-    def __init__(self, job: Job, detectors: dict[str, Any], deaths: Mapping[str, int]) -> None:
+    def __init__(
+        self, job: Job, detectors: dict[str, Any], attempts: Attempts, owner: str | None = None
+    ) -> None:
         self.job = job
         self.detectors = detectors
-        self.deaths = dict(deaths)
-        self.owner = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
-
-    @property
-    def is_last_attempt(self) -> bool:
-        """Whether nothing that killed a job is tried again.
-
-        Otherwise two detectors that are too much for the machine would keep their visit from being complete.
-        """
-        return sum(self.deaths.values()) >= DEATHS_BEFORE_ERROR
+        self.attempts = attempts
+        self.owner = owner or f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
 
     def save(self, working_on: str | None = None) -> None:
         """Write the unfinished record; `working_on` is the detector that starts now."""
         content: dict[str, Any] = {"token": None, "owner": self.owner, "detectors": self.detectors}
-        if working_on is not None or self.deaths:
-            content["attempts"] = {"run": self.job.run_digits, "deaths": self.deaths, "at": working_on}
+        if working_on is not None or self.attempts.any:
+            content["attempts"] = self.attempts.to_dict(self.job.run_digits, working_on)
         provenance.save(self.job.record_path, content)
 
     def check_ownership(self) -> None:
@@ -56,20 +51,48 @@ class GroupRecord:
         StaleRunError
         """
         self.job.stop_if_left_over()
+        self._read()
+
+    def _read(self) -> records.Record:
         record = records.group_record(self.job.record_path)
-        if not record or record.get("owner") != self.owner:
+        if not record or record["owner"] != self.owner:
             raise StaleRunError(f"{self.job}: a later job has taken over, this one stops")
+        return record
+
+    def take_from_process(self, detector: str) -> bool:
+        """Take over what a process of its own has written; return whether it has died at its detector.
+
+        Raises
+        ------
+        StaleRunError
+            If a later job has taken over this group.
+        """
+        self.job.stop_if_left_over()
+        record = self._read()
+        self.detectors = record["detectors"]
+        return bool(record.get("attempts") and record["attempts"]["at"] == detector)
 
 
-def earlier_deaths(job: Job, record: Mapping[str, Any] | None) -> dict[str, int]:
-    """Return how often jobs of this run died at which detector of this group."""
-    attempts = (record or {}).get("attempts") or {}
-    if attempts.get("run") != job.run_digits:
-        return {}
-    deaths = dict(attempts["deaths"])
-    if attempts["at"] is not None:
-        deaths[attempts["at"]] = deaths.get(attempts["at"], 0) + 1
-    return deaths
+@dataclass
+class Comparison:
+    """What comparing the detectors of a group has found.
+
+    Attributes
+    ----------
+    due : list of rows
+        Detectors that must be made.
+    sound : dict of str to record
+        Records that hold, also of detectors that are not in the sheet.
+    back : dict of str to record
+        Records of products that were put aside and hold again, because the input files are back.
+    finished : dict of str to record
+        Of detectors that are due: products that are worth keeping aside if it is for a missing file.
+    """
+
+    due: list[Row] = field(default_factory=list)
+    sound: dict[str, Any] = field(default_factory=dict)
+    back: dict[str, Any] = field(default_factory=dict)
+    finished: dict[str, Any] = field(default_factory=dict)
 
 
 class DetectorGroup:
@@ -81,6 +104,7 @@ class DetectorGroup:
         first, last = (int(number) for number in job.name.removeprefix(GROUP_PREFIX).split("-"))
         self.rows = [row for row in job.run.rows(self.visit) if first <= row["detector"] <= last]
         self.folder = job.layout.detector_folder(self.visit)
+        self.shelf = Shelf(job.layout, self.visit)
 
     def list_record(self) -> Any:
         """Record of the visit's list."""
@@ -105,20 +129,60 @@ class DetectorGroup:
                         known.setdefault(number, item)
         return known
 
-    def compare(self, known: dict[str, Any]) -> tuple[list[Row], dict[str, Any]]:
-        """Return the rows that are due, and the records that hold (of detectors not in the sheet, too)."""
-        due, wanted = [], self.wanted()
-        sound = {number: item for number, item in known.items() if number not in wanted}
+    def compare(self, known: dict[str, Any]) -> Comparison:
+        """Compare the records of all detectors with what is wanted; nothing is written."""
+        wanted = self.wanted()
+        found = Comparison(sound={number: item for number, item in known.items() if number not in wanted})
         for row in self.rows:
             number = str(row["detector"])
-            inputs = plan.detector_inputs(self.job.run.survey_folder, row)
             item = known.get(number)
-            why = provenance.reasons(item, wanted[number], inputs, self.folder, self.job.digests)
-            if item is None or why or is_retried(item, self.job):
-                due.append(row)
-            else:
-                sound[number] = renewed(item, inputs, self.folder)
-        return due, sound
+            if item and self._holds(item, wanted[number], row) and not is_retried(item, self.job):
+                found.sound[number] = item
+                continue
+            kept = finished(item)
+            if kept and item and "aside" in item and self._holds_aside(kept, wanted[number], row):
+                found.back[number] = kept
+                continue
+            found.due.append(row)
+            if kept:
+                found.finished[number] = kept
+        return found
+
+    def _holds(
+        self, item: Mapping[str, Any], want: Mapping[str, str], row: Row, folder: str | None = None
+    ) -> bool:
+        inputs = plan.detector_inputs(self.job.run.survey_folder, row)
+        return not provenance.reasons(item, want, inputs, folder or self.folder, self.job.digests)
+
+    def _holds_aside(self, kept: Mapping[str, Any], want: Mapping[str, str], row: Row) -> bool:
+        """Whether products that were put aside hold; a job that died may have brought them back already."""
+        return any(self._holds(kept, want, row, folder) for folder in (self.shelf.aside, self.folder))
+
+    def take(self, found: Comparison) -> dict[str, Any]:
+        """Bring back what holds again; return the records that are kept until the due detectors are made."""
+        rows = {str(row["detector"]): row for row in self.rows}
+        for kept in found.back.values():
+            self.shelf.bring_back([item[0] for item in kept["outputs"].values()])
+        held = {
+            number: renewed(item, plan.detector_inputs(self.job.run.survey_folder, rows[number]), self.folder)
+            if number in rows
+            else item
+            for number, item in (found.sound | found.back).items()
+        }
+        waiting = {
+            number: item
+            for number, item in found.finished.items()
+            if self.lacks_input(rows[number])  # its products are put aside, not written again
+        }
+        return {**held, **waiting}
+
+    def lacks_input(self, row: Row) -> bool:
+        """Whether a file is absent without which a detector cannot be made."""
+        blocked = self.list_record().get("blocked")
+        inputs = plan.detector_inputs(self.job.run.survey_folder, row)
+        return bool(blocked and blocked["status"] == Status.INPUT_MISSING) or any(
+            not os.path.exists(f"{inputs.folder}/{path}") for path in inputs.files.values()
+        )
 
 
 def is_retried(record: Mapping[str, Any], job: Job) -> bool:

@@ -36,7 +36,6 @@ class Job:
         full = provenance.ingredients(stage, self.run.settings(stage), reader)
         self.noted = provenance.wanted(full, compare_software=True)
         self.wanted = self.wanted_of(full)
-        tally("job", stage, self.unit, self.name)
 
     def wanted_of(self, full: Mapping[str, Any]) -> dict[str, str]:
         """Return the digests that this run compares."""
@@ -58,6 +57,7 @@ class Job:
     # -- is this still the planned world? --------------------------------------------------------------
     def settle(self, promise: Callable[[], object]) -> None:
         """Wait a little until the promise agrees with the first digits of the token; note whether it does."""
+        tally("job", self.stage, self.unit, self.name)
         end = time.monotonic() + SETTLE_SECONDS
         while True:
             self.settled = self._keeps(promise)

@@ -37,8 +37,8 @@ DETECTOR = {**UNIT, "status": STATUS, "run": "abcd"}
 GROUP = {
     "token": None,
     "owner": "me",
-    "detectors": {"0": DETECTOR, "1": DETECTOR},
-    "attempts": {"run": "abcd", "deaths": {"1": 1}, "at": "1"},
+    "detectors": {"0": DETECTOR, "1": {**DETECTOR, "aside": DETECTOR}},
+    "attempts": {"run": "abcd", "jobs": 1, "deaths": {"1": 1}, "suspects": ["0"], "at": "1"},
 }
 WRONG = (None, 5, "text", [], {}, [5], {"a": None})
 
@@ -117,7 +117,8 @@ def test_groups_of_another_shape_keep_their_sound_detectors(tmp_path: Path) -> N
             use_unit(item)
             assert DetectorStatus.from_dict(item["status"]).line
         if attempts := record.get("attempts"):
-            assert sum(attempts["deaths"].values()) >= 0
+            assert sum(attempts["deaths"].values()) + attempts["jobs"] >= 0
+            assert isinstance("".join(attempts["suspects"]), str)
     half = {**GROUP, "token": "t", "detectors": {"0": DETECTOR, "1": {**DETECTOR, "status": "ok"}}}
     record = read(records.group_record, tmp_path, half)
     assert list(record["detectors"]) == ["0"]
