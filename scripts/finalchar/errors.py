@@ -16,6 +16,7 @@ __all__ = [
     "InputError",
     "MeasurementError",
     "MissingColumnError",
+    "MissingProgramError",
     "NoWorkError",
     "NotYetImplementedError",
     "PsfError",
@@ -51,6 +52,10 @@ class ConfigError(FinalcharError):
     def __init__(self, sentence: str, location: tuple[str, ...] = ()) -> None:
         super().__init__(sentence)
         self.location = location
+
+
+class MissingProgramError(ConfigError):
+    """A program outside Python that the configuration asks for is not there."""
 
 
 class NotYetImplementedError(ConfigError):

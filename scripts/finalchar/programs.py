@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finalchar.errors import ConfigError
+from finalchar.errors import MissingProgramError
 
 __all__ = ["PROGRAMS", "Program", "needed_programs"]
 
@@ -44,12 +44,12 @@ class Program:
 
         Raises
         ------
-        ConfigError
+        MissingProgramError
             Naming the packages, if it is not on the PATH.
         """
         found = shutil.which(self.name)
         if found is None:
-            raise ConfigError(
+            raise MissingProgramError(
                 f"{self.setting} is '{self.value}', but there is no program '{self.name}' on the PATH: "
                 f"install it (Debian, Ubuntu: apt-get install {self.debian}; conda: conda install "
                 f"-c conda-forge {self.conda}) or choose another value."

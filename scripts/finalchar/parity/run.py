@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import NotYetImplementedError
+from finalchar.errors import MissingProgramError, NotYetImplementedError
 from finalchar.formats.sources import SourceTable
 from finalchar.parity import compare, given_reference
 from finalchar.parity.deviations import Deviations, Tolerance, Verdict, verdicts
 from finalchar.parity.reference import DetectorReference, ReferenceConfiguration
 from finalchar.parity.tally import ReportOnly, Tally, tally
 from finalchar.parity.tolerances import known_cause
+from finalchar.programs import needed_programs
 
 __all__ = ["Outcome", "run_configuration"]
 
@@ -90,7 +91,9 @@ def run_configuration(
     flat = reference.settings()
     try:
         config = Config.from_lsst_overrides(flat, drop_unimplemented=True, compatibility="lsst")
-    except NotYetImplementedError as error:
+        for program in needed_programs(config.to_plain()):
+            program.find()
+    except (NotYetImplementedError, MissingProgramError) as error:
         return Outcome(reference.name, not_implemented=str(error))
     missing = _missing_plugins(flat, config)
     tasks = [_Task(reference, detector, config.to_plain(), missing) for detector in reference.detectors()]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.errors import ConfigError, InputError, PsfError
+from finalchar.errors import InputError, MissingProgramError, PsfError
 from finalchar.formats.fits_file import BLOCK, Card, FitsFile, Hdu, Header, header_bytes, primary_hdu
 from finalchar.programs import PROGRAMS
 
@@ -126,7 +126,7 @@ def run_program(given: ProgramInput) -> ProgramOutput:
 
     Raises
     ------
-    ConfigError
+    MissingProgramError
         If the program is missing.
     PsfError
         If it crashes, hangs, or leaves something else than a model of these stars.
@@ -140,7 +140,8 @@ def run_program(given: ProgramInput) -> ProgramOutput:
         try:
             return _read(folder, given)
         except (InputError, ValueError, KeyError) as error:
-            raise PsfError(f"PSFEx did not leave a model ({error}){told}.") from error
+            what = str(error).replace(f"{folder}/", "")  # its random name does not belong into a product
+            raise PsfError(f"PSFEx did not leave a model ({what}){told}.") from error
 
 
 def _call(command: list[str], folder: Path) -> str:
@@ -160,7 +161,7 @@ def _call(command: list[str], folder: Path) -> str:
     except subprocess.TimeoutExpired as error:
         raise PsfError(f"PSFEx did not end within {LONGEST_SECONDS} seconds.") from error
     except OSError as error:
-        raise ConfigError(f"{command[0]} cannot be run: {error.strerror}.") from error
+        raise MissingProgramError(f"{command[0]} cannot be run: {error.strerror}.") from error
     text = CONTROL.sub("", (ended.stdout + ended.stderr).decode("utf-8", "replace"))
     lines = [line.strip("> \t") for line in text.splitlines() if line.strip("> \t")]
     for line in lines:

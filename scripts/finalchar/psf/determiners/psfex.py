@@ -130,7 +130,7 @@ def determine(
 
     Raises
     ------
-    ConfigError
+    MissingProgramError
         If the program is missing.
     PsfError
         If there are too few stars, or the program does not leave a model.
