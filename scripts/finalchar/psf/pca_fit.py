@@ -96,10 +96,11 @@ def fit_pca(
     """
     work = _Iteration(stars, box, settings, bits, stamp_border, compatibility)
     try:
-        for iteration in range(settings.nIterForPsf):
-            fit = work.fit_until_all_have_chi2()
-            work.reject(iteration, fit.model)
-        return work.fit()
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # chi-squares tell
+            for iteration in range(settings.nIterForPsf):
+                fit = work.fit_until_all_have_chi2()
+                work.reject(iteration, fit.model)
+            return work.fit()
     except np.linalg.LinAlgError as error:
         raise PsfError(f"The principal components of the stars cannot be computed: {error}") from error
 
@@ -149,7 +150,10 @@ class _Iteration:
             constant_weight=settings.constantWeight,
             border=0 if self.compatibility == "lsst" else settings.borderWidth,
         )
-        components = kernel_components(eigen.images if self.compatibility == "lsst" else eigen.significant())
+        images = eigen.images if self.compatibility == "lsst" else eigen.significant()
+        if not len(images):
+            raise PsfError(f"The stamps of {len(shown)} stars have no light in common.")
+        components = kernel_components(images)
         entering = stars.first_of_cells(settings.nStarPerCellSpatialFit, ~self.bad)
         entering = entering[stars.has_stamp[entering]]
         model = self._fit_spatially(components, stars.select(entering))

@@ -167,7 +167,9 @@ def fit_linear(components: FloatArray, stars: PcaStars, *, box: Box, order: int,
 
 
 def _solve(matrix: FloatArray, right: FloatArray) -> FloatArray:
-    """Solution of least norm, by singular values."""
+    """Solution of least norm, by singular values; LinAlgError if the numbers are none."""
+    if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
+        raise np.linalg.LinAlgError("stamps have pixels that are no numbers")
     if len(matrix) == 1:
         return np.asarray(right / matrix[0, 0])
     return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])

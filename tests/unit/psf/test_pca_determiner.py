@@ -441,6 +441,51 @@ def test_stamps_too_small_to_shift_are_refused():
         determiner.check_settings(settings(stampSize=7))
 
 
+def test_borders_that_leave_nothing_are_refused(found, exposure):
+    with pytest.raises(
+        ConfigError, match=r"psf_determiner\.pca\.borderWidth is 10, which leaves less than 9 of"
+    ):
+        determine(found, exposure, borderWidth=10)
+    with pytest.raises(ConfigError, match=r"make_psf_candidates\.borderWidth is 11"):
+        determine(replace(found, border_width=11), exposure)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
+@pytest.mark.filterwarnings("error")
+def test_troubles_end_in_a_psf_or_in_a_sentence(found, exposure, seed, compatibility):
+    rng = np.random.default_rng(seed)
+    image, variance, mask = (plane.copy() for plane in (exposure.image, exposure.variance, exposure.mask))
+    for plane, values in ((image, (np.nan, np.inf, 1e6, -1e6)), (variance, (np.nan, np.inf, 0.0, -5.0))):
+        for x, y in rng.integers(0, SIDE, (rng.integers(0, 5), 2)):
+            plane[y : y + 5, x : x + 5] = rng.choice(values)
+    for x, y in rng.integers(0, SIDE, (8, 2)):
+        mask[y : y + 30, x : x + 30] |= exposure.mask_bits([rng.choice(["BAD", "CR", "INTRP", "DETECTED"])])
+    flux = found.catalogue["slot_PsfFlux_instFlux"].copy()
+    flux[rng.integers(0, len(flux))] = rng.choice([np.nan, np.inf, 0.0, -1e4, 1e9])
+    stars = with_flux(found, flux).select(rng.permutation(len(found))[: rng.integers(1, 61)])
+    more = {
+        "stampSize": int(rng.choice([15, 27, 41])),
+        "nEigenComponents": int(rng.integers(1, 9)),
+        "spatialOrder": int(rng.integers(0, 4)),
+        "nStarPerCell": int(rng.integers(-1, 6)),
+        "nStarPerCellSpatialFit": int(rng.integers(-1, 8)),
+        "constantWeight": bool(rng.integers(0, 2)),
+        "nIterForPsf": int(rng.integers(0, 4)),
+        "nonLinearSpatialFit": bool(rng.integers(0, 2)),
+        "pixelThreshold": float(rng.choice([0.0, 3.0])),
+    }
+    troubled = replace(exposure, image=image, variance=variance, mask=mask)
+    try:
+        fit = determine(stars, troubled, compatibility, **more)
+        acceptance.check_psf(fit, troubled, acceptance.Settings(), compatibility=compatibility)
+    except PsfError:
+        return
+    assert fit.used.any()
+    x, y = fit.model.average_position
+    assert np.isfinite(fit.model.kernel_images(x=x, y=y)).all()
+
+
 def test_non_linear_fit_lowers_chi2(found, exposure):
     """It starts from the linear solution and never ends above it."""
     linear, free = (

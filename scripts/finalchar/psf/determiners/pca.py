@@ -141,6 +141,7 @@ def determine(
     if size > candidates.size:
         level = logging.WARNING if compatibility == "lsst" else logging.INFO  # it is so with the defaults
         log.log(level, "stampSize %d is larger than the candidates' %d", size, candidates.size)
+    _check_borders(size, settings, candidates.border_width, compatibility)
     stars, left_out = pca_stars(
         candidates.select(chosen), exposure, settings, size=size, compatibility=compatibility
     )
@@ -173,6 +174,19 @@ def check_settings(settings: Settings, *, compatibility: str = "fixed") -> None:
             f"psf_determiner.pca.stampSize is {settings.stampSize}, but stamps smaller than {SMALLEST_STAMP} "
             "pixels cannot be shifted."
         )
+
+
+def _check_borders(size: int, settings: Settings, stamp_border: int, compatibility: str) -> None:
+    """Check that the rims which are left out of sums leave enough of the stamps."""
+    borders = {"make_psf_candidates.borderWidth": stamp_border}
+    if compatibility != "lsst":  # where it acts
+        borders["psf_determiner.pca.borderWidth"] = settings.borderWidth
+    for name, border in borders.items():
+        if size - 2 * border < SMALLEST_STAMP:
+            raise ConfigError(
+                f"{name} is {border}, which leaves less than {SMALLEST_STAMP} of the {size} pixels of a "
+                "stamp (psf_determiner.pca.stampSize)."
+            )
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
