@@ -55,7 +55,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PACKAGES = ("numpy", "scipy", "Piff", "GalSim", "astropy", "fitsio", "pyarrow", "starlink-pyast", "sep")
+PACKAGES = (
+    *("numpy", "scipy", "Piff", "GalSim", "astropy", "fitsio", "pyarrow", "starlink-pyast", "sep"),
+    *("LSSTDESC.Coord", "treegp", "pyerfa"),
+)
 """Libraries whose versions are kept with every result."""
 
 

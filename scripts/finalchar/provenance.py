@@ -69,7 +69,10 @@ class Stage:
     packages: tuple[str, ...] = ()
 
 
-NUMERICAL = ("numpy", "scipy", "astropy", "fitsio", "piff", "galsim", "starlink-pyast", "sep")
+NUMERICAL = (
+    *("numpy", "scipy", "astropy", "fitsio", "piff", "galsim", "starlink-pyast", "sep"),
+    *("lsstdesc.coord", "treegp", "pyerfa"),  # of Piff, GalSim and astropy, which leave numbers to them
+)
 STAGES: Mapping[str, Stage] = {
     "tract": Stage(("stars.tract",), ("numpy",)),
     "list": Stage(("stars.visit_list",), ()),

@@ -1,6 +1,8 @@
 """The house keeps its order: import direction, generated files, requirements, commands."""
 
+import ast
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -58,7 +60,7 @@ def pins(text):
 def test_requirements_and_conda_environment_are_the_same_set():
     requirements = pins((ROOT / "envs" / "requirements.txt").read_text())
     assert pins((ROOT / "envs" / "environment.yaml").read_text()) == requirements
-    assert len(requirements) >= 14
+    assert len(requirements) >= 12
 
 
 def test_versions_that_are_compared_are_those_that_are_kept():
@@ -67,7 +69,8 @@ def test_versions_that_are_compared_are_those_that_are_kept():
 
     kept = {name.lower() for name in PACKAGES}
     assert kept - set(NUMERICAL) == {"pyarrow"}  # writes the tables, makes no number
-    assert set(NUMERICAL) <= kept <= set(pins((ROOT / "envs" / "requirements.txt").read_text()))
+    pinned = {**pinned_in("requirements.txt"), **pinned_in("constraints.txt")}
+    assert set(NUMERICAL) <= kept <= set(pinned)
 
 
 def test_package_and_requirements_are_the_same_set():
@@ -83,9 +86,102 @@ def test_every_requirement_is_pinned_and_has_its_reason():
 
 
 def test_constraints_do_not_contradict_the_requirements():
-    constraints = pins((ROOT / "envs" / "constraints.txt").read_text())
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        assert not set(constraints) & set(pins((ROOT / "envs" / name).read_text()))
+    constraints = pinned_in("constraints.txt")
+    assert not set(constraints) & set(pinned_in("requirements.txt"))
+    for name, version in pinned_in("requirements-dev.txt").items():
+        assert constraints.get(name, version) == version
+
+
+def pinned_in(name):
+    """Packages and versions of a file of ``envs``."""
+    return pins((ROOT / "envs" / name).read_text())
+
+
+DISTRIBUTION_OF = {"yaml": "pyyaml", "starlink": "starlink-pyast"}
+"""Where a package is distributed under another name than that of its import."""
+BY_PROFILE = {"snakemake_executor_plugin_slurm"}
+"""In tests only, of envs/requirements-slurm.txt; the test is for machines that have it."""
+
+
+def imported(*folders):
+    """Third-party packages that the code of some folders imports, by the name of their distribution."""
+    inside = {path.stem for path in (ROOT / "tests").rglob("*.py")} | {"finalchar"}
+    names = set()
+    for path in [file for folder in folders for file in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(str(node.module))
+    outside = {name.split(".")[0] for name in names} - sys.stdlib_module_names - inside
+    return {DISTRIBUTION_OF.get(name, name) for name in outside}
+
+
+def test_requirements_are_what_the_code_imports():
+    """Nothing is there by accident of another package, and nothing is installed that is not used."""
+    assert imported("scripts") | {"snakemake"} == set(pinned_in("requirements.txt"))
+
+
+def test_development_requirements_are_what_the_tests_import():
+    tools = {"pytest-xdist", "pytest-timeout", "ruff", "mypy", "snakefmt"}  # run, not imported
+    both = {*pinned_in("requirements.txt"), *pinned_in("requirements-dev.txt")}
+    used = imported("tests", "envs", ".ci") - BY_PROFILE
+    assert used <= both
+    assert set(pinned_in("requirements-dev.txt")) <= used | tools
+
+
+LOADED = """
+import json, sys
+from importlib import metadata
+import piff
+from finalchar.config import Config
+from finalchar.formats import lsst_exposure, lsst_sources, parquet
+from finalchar import characterize, stamps
+from finalchar.measure import run, schema, segmentation
+from finalchar.psf import acceptance, determiners
+from finalchar.stars import candidates, visit_list
+import astropy, fitsio, galsim, pyarrow.parquet, scipy, sep, starlink.Ast
+Config()
+of = metadata.packages_distributions()
+tops = {name.split(".")[0] for name in sys.modules}
+print(json.dumps(sorted({d.lower() for name in tops for d in of.get(name, [])})))
+"""
+MAKE_NO_NUMBERS = {
+    "pyarrow": "writes the tables",
+    "treecorr": "imported by treegp for its variograms",
+    "iminuit": "imported by treegp for its variograms",
+    "scikit-learn": "imported by treegp for names of kernels",
+    "joblib": "of scikit-learn",
+    "narwhals": "of scikit-learn",
+    "threadpoolctl": "of scikit-learn",
+    "cloudpickle": "of joblib",
+    "psutil": "of joblib",
+    "astropy-iers-data": "tables of the Earth's rotation, which no step asks for",
+    "pydantic": "checks the settings",
+    "pydantic-core": "checks the settings",
+    "annotated-types": "of pydantic",
+    "typing-extensions": "of pydantic",
+    "typing-inspection": "of pydantic",
+    "pyyaml": "reads the settings",
+    "packaging": "of astropy: versions of packages",
+    "setuptools": "of the installation",
+    "pandas": "looked for by scikit-learn, where it is installed",
+    "python-dateutil": "of pandas",
+    "charset-normalizer": "of requests: text",
+    "sortedcontainers": "looked for by astropy, where it is installed",
+}
+
+
+def test_packages_that_a_detector_job_loads_are_named_or_make_no_numbers():
+    """Another version of what makes numbers makes products stale (``staleness.software``)."""
+    from finalchar.provenance import NUMERICAL
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    command = [sys.executable, "-c", LOADED]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    loaded = {name.replace("_", "-") for name in json.loads(out)}
+    assert set(NUMERICAL) <= loaded
+    assert loaded - set(NUMERICAL) <= set(MAKE_NO_NUMBERS)
 
 
 def test_installation_is_done_once(tmp_path, monkeypatch, capsys):
