@@ -19,6 +19,7 @@ from finalchar.frozen import Configured, Survey
 from finalchar.layout import Layout, group_name
 from finalchar.plan import Plan, Unit
 from finalchar.programs import needed_programs
+from finalchar.status import Status
 
 __all__ = ["SnakemakeRun", "explain", "outcome_table", "redo", "run", "status", "verify"]
 
@@ -288,7 +289,8 @@ def explain(planned: Plan, visit: int, detector: int) -> list[str]:
     lines += [f"  {reason}" for reason in why]
     if record:
         lines += list(differences(survey.layout, record["wanted"], want, planned.ingredients["detector"]))
-        lines.append(f"  last outcome: {record['status']['status']} {record['status']['sentence']}".rstrip())
+        outcome = Status(record["status"]["status"])
+        lines.append(f"  last outcome: {outcome}: {record['status']['sentence'] or outcome.meaning}")
     return lines
 
 

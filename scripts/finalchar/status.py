@@ -35,11 +35,6 @@ class Status(StrEnum):
         return self in _WITH_ROWS
 
     @property
-    def is_no_work(self) -> bool:
-        """Whether there was nothing to do (a regular outcome, not a fault)."""
-        return self in _NO_WORK
-
-    @property
     def is_error(self) -> bool:
         """Whether a command that met this status must not end with exit status 0."""
         return self in _ERRORS
@@ -59,7 +54,6 @@ _WITH_ROWS = frozenset(
         Status.AP_CORR_FAILED,
     }
 )
-_NO_WORK = frozenset({Status.NO_ISOLATED_STARS, Status.NO_SELECTED_SOURCES, Status.NO_MATCHED_SOURCES})
 _ERRORS = frozenset({Status.INPUT_MISSING, Status.INPUT_BROKEN, Status.INTERNAL_ERROR})
 _MEANINGS = {
     Status.OK: "PSF, measurements and aperture corrections were made",

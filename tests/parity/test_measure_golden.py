@@ -287,5 +287,5 @@ def test_random_vectors(reference):
             GaussianStream(seed).gaussians(2000), stored[f"gaussian_seed{seed}"], rtol=3e-10
         )
         assert np.array_equal(GaussianStream(seed).uniforms(200), stored[f"uniform_seed{seed}"])
-    image = GaussianStream(1).gaussian_image(height=23, width=37)
+    image = GaussianStream(1).gaussians(23 * 37).astype(np.float32).reshape(23, 37)
     np.testing.assert_allclose(image, stored["gaussian_image_37x23_seed1"], rtol=2e-7)  # one bit of float32

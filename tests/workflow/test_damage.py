@@ -304,6 +304,7 @@ def test_commands_before_and_after(fresh: Trial) -> None:
     Path(fresh.product(FIRST, 0)).unlink()
     done = fresh.finalchar("explain", str(FIRST), "0")
     assert f"product {fresh.product(FIRST, 0).name} is missing" in done.stdout
+    assert "last outcome: ok: PSF, measurements" in done.stdout
     done = fresh.finalchar("verify")
     assert "files hashed" in done.stdout
     assert fresh.finalchar("explain", "1", "1").returncode == 1

@@ -20,7 +20,7 @@ from finalchar.errors import InputError, MissingColumnError
 from finalchar.formats.fits_file import write_atomically
 from finalchar.formats.sources import ColumnInfo, SourceTable
 
-__all__ = ["column_names", "read_columns", "read_metadata", "write_table"]
+__all__ = ["column_names", "read_columns", "write_table"]
 
 _ROW_GROUP_BYTES = 1_000_000_000
 _PANDAS_INDEX = "__index_level_"
@@ -73,12 +73,6 @@ def column_names(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of all columns, without reading any."""
     with _open(path) as file:
         return list(file.schema_arrow.names)
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the metadata of the schema as text."""
-    with _open(path) as file:
-        return _decoded(file.schema_arrow.metadata)
 
 
 def _open(path: str | os.PathLike[str]) -> Any:

@@ -92,10 +92,6 @@ class GaussianStream:
                 self._reserve(len(self._words) + SPARE_WORDS)
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def gaussian_image(self, *, height: int, width: int) -> npt.NDArray[np.float32]:
-        """Return a float32 image of unit Gaussians, filled row by row from the lowest y."""
-        return self.gaussians(height * width).astype(np.float32).reshape(height, width)
-
     def _reserve(self, number: int) -> None:
         """Make sure that `number` unused words are there."""
         lacking = number - len(self._words)

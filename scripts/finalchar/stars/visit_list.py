@@ -29,7 +29,6 @@ __all__ = [
     "concatenate_isolated_stars",
     "make_visit_list",
     "read_detector_rows",
-    "read_visit_figures",
     "row_digests",
 ]
 
@@ -267,24 +266,6 @@ def _write(
         table.replace_schema_metadata(metadata), temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS
     )
     temporary.replace(output)
-
-
-def read_visit_figures(path: Path) -> dict[str, Any]:
-    """Return the figures of a visit's list.
-
-    Returns
-    -------
-    dict
-        ``visit``, ``band``, ``draws`` {tract: {``stars``, ``reserved``, ``digest``}}, and the counts
-        ``sources``, ``reserved_sources``, ``repeated_sources``, ``stars_with_several_sources``,
-        ``sources_not_in_band``.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or broken.
-    """
-    return _figures(_open(Path(path), "list_visit"), Path(path))
 
 
 def _figures(file: Any, path: Path) -> dict[str, Any]:

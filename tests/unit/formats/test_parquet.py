@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from finalchar.errors import InputError
-from finalchar.formats.parquet import column_names, read_columns, read_metadata, write_table
+from finalchar.formats.parquet import column_names, read_columns, write_table
 from finalchar.formats.sources import ColumnInfo, SourceTable
 
 IDS = [592916301234567891, 592916301234567892]
@@ -104,7 +104,7 @@ def test_columns_rows_and_order(tmp_path: Path) -> None:
     assert list(read) == ["f64", "id"]
     assert read["id"].tolist() == IDS[1:]
     assert column_names(tmp_path / "t.parquet") == list(every_type())
-    assert read_metadata(tmp_path / "t.parquet")["lsst::arrow::rowcount"] == "2"
+    assert pq.read_schema(tmp_path / "t.parquet").metadata[b"lsst::arrow::rowcount"] == b"2"
 
 
 def test_one_sentence_for_files_and_columns(tmp_path: Path) -> None:

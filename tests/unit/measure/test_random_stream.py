@@ -69,12 +69,6 @@ def test_uniforms_and_gaussians_share_one_stream():
     assert stream.uniforms(1)[0] == 4282876139 / 2.0**32
 
 
-def test_image_is_filled_row_by_row():
-    image = GaussianStream(1).gaussian_image(height=3, width=5)
-    assert image.dtype == np.float32
-    assert np.array_equal(image.ravel(), GaussianStream(1).gaussians(15).astype(np.float32))
-
-
 def test_only_the_low_32_bits_of_the_seed_count_and_zero_is_the_largest():
     assert np.array_equal(GaussianStream(2**40 + 9).gaussians(5), GaussianStream(9).gaussians(5))
     assert np.array_equal(GaussianStream(0).gaussians(5), GaussianStream(2**64 - 1).gaussians(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,6 @@ from finalchar.stars.visit_list import (
     concatenate_isolated_stars,
     make_visit_list,
     read_detector_rows,
-    read_visit_figures,
     row_digests,
 )
 
@@ -36,6 +36,11 @@ def section(**changes):
         "same_in_all_bands": False,
     }
     return SimpleNamespace(**{**values, **changes})
+
+
+def figures_of(path):
+    """Figures of a visit's list, from the metadata of the file."""
+    return json.loads(pq.read_schema(path).metadata[b"finalchar_visit_list"])
 
 
 def make_tables(tract, seed=0, number=60):
@@ -248,7 +253,7 @@ class TestRows:
 
     def test_figures(self, survey):
         survey.run()
-        figures = read_visit_figures(survey.path("list_102.parquet"))
+        figures = figures_of(survey.path("list_102.parquet"))
         assert figures["visit"] == 102
         assert figures["draws"]["7"] == survey.figures[7]["bands"]["r"]
         assert figures["sources"] == sum(len(survey.expected(102, d)) for d in range(3))
@@ -383,7 +388,7 @@ class TestMultiplicity:
         extra = {"sourceId": 77, "visit": visit, "detector": 1, "obj_index": star}
         survey.sources[7] = {k: np.append(v, extra[k]).astype(v.dtype) for k, v in survey.sources[7].items()}
         survey.run()
-        figures = read_visit_figures(survey.path(f"list_{visit}.parquet"))
+        figures = figures_of(survey.path(f"list_{visit}.parquet"))
         assert figures["stars_with_several_sources"] == 1
         rows = read_detector_rows(survey.path(f"list_{visit}.parquet"), 1)
         assert rows.sources_of_star[rows.source_id == 77].tolist() == [2]
@@ -395,14 +400,14 @@ class TestMultiplicity:
         survey.stars[7][f"nsource_{BANDS[int(extra['visit'])]}"][other] += 1
         survey.sources[7] = {k: np.append(v, extra[k]).astype(v.dtype) for k, v in source.items()}
         survey.run()
-        assert read_visit_figures(survey.path(f"list_{extra['visit']}.parquet"))["repeated_sources"] == 1
+        assert figures_of(survey.path(f"list_{extra['visit']}.parquet"))["repeated_sources"] == 1
 
     def test_source_of_a_star_that_is_not_in_the_band(self, survey):
         star = int(survey.sources[7]["obj_index"][0])
         visit = int(survey.sources[7]["visit"][0])
         survey.stars[7][f"nsource_{BANDS[visit]}"][star] = 0
         survey.run()
-        figures = read_visit_figures(survey.path(f"list_{visit}.parquet"))
+        figures = figures_of(survey.path(f"list_{visit}.parquet"))
         assert figures["sources_not_in_band"] == 1
 
 
