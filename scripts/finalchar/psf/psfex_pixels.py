@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.psf.psfex_resampling import resample
+from finalchar.psf.psfex_resampling import nearest_pixels, resample
 
 __all__ = ["fill_bad_pixels", "fit_pixels", "lowered_degree", "signal_to_noise"]
 
@@ -17,8 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 
 ACCURACY = 0.01
 """Relative accuracy of a star's pixels that PSFEx is told to expect."""
-RIDGE = 1000.0
-"""What PSFEx adds to the diagonal of its normal equations."""
+RIDGE = 1e-6
+"""Part of the largest weight that is added to the diagonal: places that are all alike do not end the fit."""
 ROUNDS = 5
 
 
@@ -34,9 +34,10 @@ def fit_pixels(
     flux: FloatArray,
     terms: FloatArray,
     *,
+    good: npt.NDArray[np.bool_],
     background_variance: float,
 ) -> FloatArray:
-    """Fit every model pixel as a polynomial of the position, all stars taking part.
+    """Fit every model pixel as a polynomial of the position.
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ def fit_pixels(
         Stars on the raster of the model, all centred alike.
     flux : ndarray of float64, shape (n,)
     terms : ndarray of float64, shape (n, terms)
+    good : ndarray of bool, shape (n, size, size)
+        Pixels that take part.
     background_variance : float
 
     Returns
@@ -54,9 +57,10 @@ def fit_pixels(
     number, size = images.shape[:2]
     signal = images.reshape(number, -1).astype(np.float64)
     weight = flux[:, np.newaxis] ** 2 / (background_variance + (ACCURACY * signal) ** 2)
+    weight *= good.reshape(number, -1)
     products = (terms[:, :, np.newaxis] * terms[:, np.newaxis, :]).reshape(number, -1)
     count = terms.shape[1]
-    normal = (weight.T @ products).reshape(-1, count, count) + RIDGE * np.eye(count)
+    normal = (weight.T @ products).reshape(-1, count, count) + RIDGE * weight.max() * np.eye(count)
     right = (weight * signal / flux[:, np.newaxis]).T @ terms
     solved = np.linalg.solve(normal, right[..., np.newaxis])[..., 0]
     return np.asarray(solved.T.reshape(count, size, size))
@@ -95,11 +99,16 @@ def fill_bad_pixels(
     opposite = np.where(bad[:, ::-1, ::-1], np.float32(0), image[:, ::-1, ::-1])
     filled = np.where(bad, opposite, image)
     stretch = max(1.0, sampling)
+    column, row = (
+        nearest_pixels(-shift / sampling, image.shape[1], model_size, 1.0 / sampling) for shift in (dx, dy)
+    )
+    star = np.arange(len(image))[:, np.newaxis, np.newaxis]
+    good = ~bad[star, row[:, :, np.newaxis], column[:, np.newaxis, :]]
     for _ in range(ROUNDS):
         on_model = resample(
             filled, model_size, 1.0 / sampling, dx=-dx / sampling, dy=-dy / sampling, stretch=stretch
         )
-        components = fit_pixels(on_model, flux, terms, background_variance=background_variance)
+        components = fit_pixels(on_model, flux, terms, good=good, background_variance=background_variance)
         models = np.tensordot(terms * flux[:, np.newaxis], components, axes=1).astype(np.float32)
         drawn = resample(models, image.shape[1], sampling, dx=dx, dy=dy)
         filled = np.where(bad, drawn, image)
