@@ -1,4 +1,4 @@
-"""The examples of docs/python_api.md and docs/products.md, run as they stand."""
+"""The examples of docs/python_api.md, docs/products.md and docs/psf.md, run as they stand."""
 
 from __future__ import annotations
 
@@ -36,3 +36,5 @@ def test_examples(tmp_path, monkeypatch):
     exec(compile(block, "products.md", "exec"), names)
     assert names["image"].sum() == pytest.approx(1.0, abs=1e-12)
     assert 0.5 < names["correction"][0] < 2.0
+    exec(compile(examples("psf.md")[0], "psf.md", "exec"), names)
+    assert names["many"].shape == (2, *names["kernel"].array.shape)
