@@ -56,6 +56,12 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     simulate.add_argument("kind", choices=["demo", "micro"])
     simulate.add_argument("folder", type=Path)
     simulate.add_argument(
+        "--form",
+        choices=["lsst", "images"],
+        default="lsst",
+        help="images: plain images and SExtractor catalogues instead of files of the LSST stack",
+    )
+    simulate.add_argument(
         "--if-configured",
         action="store_true",
         help="only if the sheet of config.yaml is the one of this folder, and is not there yet",
@@ -74,7 +80,7 @@ def perform(given: argparse.Namespace) -> int:
             return 0
         from finalchar.simulate import make_survey
 
-        make_survey(given.kind, given.folder)
+        make_survey(given.kind, given.folder, form=given.form)
         return 0
     if given.command == "export":
         from finalchar.psf.export import export_piff

@@ -36,6 +36,7 @@ from finalchar.programs import needed_programs
 from finalchar.status import DetectorStatus, Status
 
 if TYPE_CHECKING:
+    from finalchar.formats.image_set import ImageSet
     from finalchar.formats.psf_errors import PredictedErrors
     from finalchar.psf.model import PsfFit
     from finalchar.stars.candidates import Candidates
@@ -123,9 +124,31 @@ class Subtasks:
 
 
 def load_detector_inputs(
-    *, visit: int, detector: int, band: str, exposure: Path, src: Path, visit_list: Path, config: Any
+    *,
+    visit: int,
+    detector: int,
+    band: str,
+    exposure: Path,
+    src: Path,
+    visit_list: Path,
+    config: Any,
+    survey: Path = Path(),
+    row: Mapping[str, Any] | None = None,
 ) -> DetectorInputs:
     """Read the inputs of a detector; the image only if there is an isolated star on it.
+
+    Parameters
+    ----------
+    visit, detector, band
+        Of the exposure.
+    exposure, src, visit_list : Path
+        Files.
+    config : Config
+        The configuration; `input` tells what the files are.
+    survey : Path, optional
+        Folder that the paths in `row` are relative to.
+    row : mapping, optional
+        The row of the sheet, which names the other files of plain images.
 
     Raises
     ------
@@ -135,9 +158,14 @@ def load_detector_inputs(
     from finalchar.stars.visit_list import read_detector_rows
 
     isolated = read_detector_rows(visit_list, detector)
-    return read_detector(
-        visit=visit, detector=detector, band=band, exposure=exposure, src=src, isolated=isolated
-    )
+    if config.input.kind == "lsst" or len(isolated) == 0:
+        return read_detector(
+            visit=visit, detector=detector, band=band, exposure=exposure, src=src, isolated=isolated
+        )
+    from finalchar.formats.image_rows import image_set_of_row
+
+    images = image_set_of_row(exposure, row or {}, survey=survey, band=band, settings=config.input.images)
+    return _read_images(DetectorInputs(visit, detector, band, isolated), images, src, config.input.catalogue)
 
 
 def read_detector(
@@ -150,16 +178,33 @@ def read_detector(
     from finalchar.formats.fits_file import FitsFile
     from finalchar.formats.lsst_exposure import read_exposure
     from finalchar.formats.lsst_sources import find_footprints, read_source_table
+
+    image, catalogue = read_exposure(exposure), FitsFile(src)
+    inputs = _with_files(inputs, image, read_source_table(catalogue), exposure, src)
+    return replace(inputs, footprints=find_footprints(catalogue))
+
+
+def _read_images(inputs: DetectorInputs, images: ImageSet, src: Path, settings: Any) -> DetectorInputs:
+    """Read plain images and a SExtractor catalogue."""
+    from finalchar.formats.image_set import read_image_set
+    from finalchar.formats.sextractor import read_sextractor
+
+    image = read_image_set(images)
+    sources = read_sextractor(src, settings, image, visit=inputs.visit, detector=inputs.detector)
+    return _with_files(inputs, image, sources, images.image.path, src)
+
+
+def _with_files(
+    inputs: DetectorInputs, image: Exposure, sources: SourceTable, exposure: Path, src: Path
+) -> DetectorInputs:
+    """Add what was read, which must belong together."""
     from finalchar.stars import identity
 
-    image = read_exposure(exposure)
-    identity.check_exposure(image, path=exposure, detector=detector, band=band)
-    catalogue = FitsFile(src)
-    sources = read_source_table(catalogue)
+    identity.check_exposure(image, path=exposure, detector=inputs.detector, band=inputs.band)
     identity.check_catalogue(sources, image, exposure_path=exposure, src_path=src)
     if "id" in sources:
-        identity.check_isolated_ids(sources["id"], isolated, src_path=src)
-    return replace(inputs, exposure=image, sources=sources, footprints=find_footprints(catalogue))
+        identity.check_isolated_ids(sources["id"], inputs.isolated, src_path=src)
+    return replace(inputs, exposure=image, sources=sources)
 
 
 def standard_star_bands(config: Any, band: str) -> list[str]:
@@ -424,12 +469,12 @@ class _Characterization:
 
         sources = _present(self.inputs.sources)
         owned = footprints_of_catalogue(self.exposure, sources, self.config.measurement.segmentation)
-        self._footprints = owned.footprints
         self.counts |= {
             "sources_without_segment": int(owned.without_segment.sum()),
             "sources_sharing_segment": int(owned.sharing.sum()),
             "segments_without_source": owned.unclaimed,
         }
+        return owned.footprints
 
     def make_candidates(self) -> None:
         """Cut the stamps of the candidates (4.6, 5)."""

@@ -21,6 +21,7 @@ from finalchar.config_association import IsolatedStarAssociation
 from finalchar.config_base import Field, NameSet, Section, explain, only, subsection, tell_paths
 from finalchar.config_checks import check_together
 from finalchar.config_choices import compose_choice, compose_plugins, settings_in
+from finalchar.config_input import Input, with_preset
 from finalchar.config_sites import (
     AP_CORR_SELECTION,
     FINALIZE_SELECTION,
@@ -71,12 +72,6 @@ class Output(Section):
     @classmethod
     def _from_folder(cls, data: Any) -> Any:
         return {"folder": data} if isinstance(data, str) else data
-
-
-class Input(Section):
-    """Kind of the input files."""
-
-    preset: Literal["lsst"] = Field("lsst", description="file formats and column names of the input")
 
 
 class Staleness(Section):
@@ -279,7 +274,7 @@ class Config(Section):
     def __init__(self, **values: Any) -> None:
         """Make a configuration from nested plain values, checked; `ConfigError` in one sentence."""
         try:
-            super().__init__(**values)
+            super().__init__(**with_preset(type(self), values))
         except ValidationError as error:
             raise ConfigError(explain(error, type(self))) from error
         tell_paths(self)

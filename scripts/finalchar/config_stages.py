@@ -23,6 +23,7 @@ WITHOUT_EFFECT_ON_PRODUCTS: dict[str, str] = {
     "output.folder": "says where the products go",
     "detectors_per_job": "divides the work; products do not depend on it",
     "visits_per_run": "divides the work; products do not depend on it",
+    "input.preset": "what a preset says stands in the settings themselves",
     "full_graph": "shows jobs that have nothing to do; products do not depend on it",
     "staleness.software": "decides what is made again, not what it looks like",
     "staleness.trust_stat": "decides how files are compared",
@@ -71,7 +72,6 @@ def _association(config: Config) -> dict[str, Any]:
     return {
         "isolated_star_association": section,
         "compatibility": config.compatibility,
-        "input": active_values(config.input),
     }
 
 
@@ -79,7 +79,7 @@ def _tract(config: Config) -> dict[str, Any]:
     reserve = active_values(config.reserve_selection)
     if reserve["method"] == "lsst":
         del reserve["cell_size_arcsec"]
-    return {"id_column": config.id_column, "reserve_selection": reserve, "input": active_values(config.input)}
+    return {"id_column": config.id_column, "reserve_selection": reserve}
 
 
 def _list(config: Config) -> dict[str, Any]:
@@ -92,7 +92,6 @@ def _list(config: Config) -> dict[str, Any]:
     return {
         "compatibility": config.compatibility,
         "id_column": config.id_column,
-        "input": active_values(config.input),
         "fgcm": fgcm,
     }
 
@@ -110,10 +109,10 @@ def _detector(config: Config) -> dict[str, Any]:
         "do_add_sky_moments",
         "do_add_fgcm_photometry",
         "id_column",
-        "input",
         "compatibility",
     )
     settings = {name: _plain(getattr(config, name)) for name in sections}
+    settings["input"] = _input(config)
     if config.do_add_fgcm_photometry:
         settings["fgcmPhotometryBands"] = list(config.fgcmPhotometryBands)
     settings["output"] = {
@@ -125,6 +124,13 @@ def _detector(config: Config) -> dict[str, Any]:
     if files:
         settings["plugin_files"] = files
     return settings
+
+
+def _input(config: Config) -> dict[str, Any]:
+    """What the input files are; how plain images are read only where they are."""
+    values = active_values(config.input)
+    kept = ("kind", "images", "catalogue") if config.input.kind == "images" else ("kind",)
+    return {name: values[name] for name in kept}
 
 
 def _lent_settings(config: Config) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class Configured:
             If the survey folder does not exist.
         """
         from finalchar.config import STAGES
-        from finalchar.sheets import check_tracts, read_detectors, read_tracts
+        from finalchar.sheets import check_images, check_tracts, read_detectors, read_tracts
 
         folder = str(self.config.survey)
         if not os.path.isdir(folder):
@@ -127,6 +127,7 @@ class Configured:
             )
         detectors, tracts = read_detectors(self.sheets[0]), read_tracts(self.sheets[1])
         check_tracts(self.sheets[0], detectors, tracts)
+        check_images(self.sheets[0], detectors, self.config.input.kind)
         return Survey(
             folder=folder,
             layout=self.layout,

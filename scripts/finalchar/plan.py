@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from finalchar import provenance, records
+from finalchar import provenance, records, sheets
 from finalchar.errors import InputError, StaleRunError
 from finalchar.frozen import Row, Survey
 from finalchar.layout import group_name
@@ -163,12 +163,14 @@ def detector_wanted(stage: Mapping[str, str], list_record: Mapping[str, Any], ro
         rows = "blocked " + provenance.digest(list_record["blocked"])
     else:
         rows = list_record["rows"].get(str(row["detector"]), NO_ROWS)
-    return {**stage, "rows": rows, "sheet": str(row["band"])}
+    details = sheets.image_details(row)
+    sheet = provenance.digest([row["band"], details]) if details else str(row["band"])
+    return {**stage, "rows": rows, "sheet": sheet}
 
 
 def detector_inputs(survey_folder: str, row: Row) -> Inputs:
     """The files of a detector."""
-    return Inputs(survey_folder, {"exposure": row["exposure"], "src": row["src"]})
+    return Inputs(survey_folder, sheets.detector_files(row))
 
 
 def visit_inputs(detectors: Mapping[str, str], draws: Mapping[str, str]) -> Inputs:

@@ -16,28 +16,39 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from finalchar.errors import SheetError
 
 __all__ = [
     "DETECTOR_COLUMNS",
     "IDENTIFIERS",
+    "IMAGE_COLUMNS",
+    "NUMBER_COLUMNS",
     "OPTIONAL_DETECTOR_COLUMNS",
     "OPTIONAL_TRACT_COLUMNS",
     "TRACT_COLUMNS",
     "DetectorRow",
     "TractRow",
+    "check_images",
     "check_tracts",
+    "detector_files",
+    "file_and_hdu",
+    "image_details",
     "read_detectors",
     "read_tracts",
 ]
 
 DETECTOR_COLUMNS = ("visit", "detector", "band", "exposure", "src")
-OPTIONAL_DETECTOR_COLUMNS = ("tracts",)
+IMAGE_COLUMNS = ("weight", "flag")
+"""Files of plain images beside ``exposure``; ``weight`` is what tells a row of them."""
+NUMBER_COLUMNS = ("gain", "saturation", "offset", "zero_point")
+"""Numbers of plain images that differ between detectors; where empty, those of the configuration hold."""
+OPTIONAL_DETECTOR_COLUMNS = ("tracts", *IMAGE_COLUMNS, *NUMBER_COLUMNS)
 TRACT_COLUMNS = ("tract", "isolated_star_cat", "isolated_star_sources")
 OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star",)
 
+_HDU = re.compile(r"\[([0-9]{1,4})\]\Z", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+\Z", re.ASCII)
 _BAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*\Z", re.ASCII)
 IDENTIFIERS = ("visit", "detector", "tract")
@@ -206,6 +217,73 @@ def check_tracts(path: str | Path, detectors: Sequence[DetectorRow], tracts: Seq
                     f"{path}, line {line}: the tract {tract} of the column 'tracts' is not in the sheet of "
                     "tracts; add it there or correct the number."
                 )
+
+
+def file_and_hdu(text: str) -> tuple[str, int | None]:
+    """Path and HDU of ``file.fits[1]``; None where no HDU is named."""
+    found = _HDU.search(text)
+    return (text[: found.start()], int(found[1])) if found else (text, None)
+
+
+def detector_files(row: Mapping[str, Any]) -> dict[str, str]:
+    """Paths of the files of a detector by role, without numbers of HDUs.
+
+    Parameters
+    ----------
+    row : mapping
+        A row of the sheet, optional columns included.
+    """
+    files = {"exposure": str(row["exposure"]), "src": str(row["src"])}
+    if not row.get("weight"):
+        return files
+    files["exposure"] = file_and_hdu(files["exposure"])[0]
+    for name in IMAGE_COLUMNS:
+        if row.get(name):
+            files[name] = file_and_hdu(str(row[name]))[0]
+    return files
+
+
+def image_details(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a row says of plain images beside the paths: numbers, and of which HDU each plane is."""
+    if not row.get("weight"):
+        return {}
+    details = {name: str(row[name]) for name in NUMBER_COLUMNS if row.get(name)}
+    for name in ("exposure", *IMAGE_COLUMNS):
+        hdu = file_and_hdu(str(row.get(name, "")))[1]
+        if hdu is not None:
+            details[f"{name} HDU"] = str(hdu)
+    return details
+
+
+def check_images(path: str | Path, rows: Sequence[DetectorRow], kind: str) -> None:
+    """Compare the columns of plain images with the kind of input of the configuration (`input.kind`).
+
+    Raises
+    ------
+    SheetError
+        If plain images have no weight, exposures of LSST have one, or a number is none.
+    """
+    for row in rows:
+        if kind == "lsst" and row.extra.get("weight"):
+            raise SheetError(
+                f"{path}, line {row.line}: the column 'weight' belongs to plain images; choose a preset for "
+                "them (input.preset) or remove the column."
+            )
+        if kind == "images" and not row.extra.get("weight"):
+            raise SheetError(
+                f"{path}, line {row.line}: there is no weight image; name it in the column 'weight'."
+            )
+        for name in NUMBER_COLUMNS if kind == "images" else ():
+            if row.extra.get(name) and not _is_number(row.extra[name]):
+                raise SheetError(
+                    f"{path}, line {row.line}: the {name} '{row.extra[name]}' is not a number; correct it or "
+                    "leave it empty."
+                )
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text spells a finite number."""
+    return re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text) is not None
 
 
 def _read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

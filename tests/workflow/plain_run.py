@@ -72,6 +72,8 @@ def visit_products(config, visit, rows, reserved, draws, output):
             src=Path(config.survey, row.src),
             visit_list=folder / "visit_list.parquet",
             config=config,
+            survey=Path(config.survey),
+            row={**row.extra, "exposure": row.exposure},
         )
         result = characterize_detector(inputs=inputs, config=config)
         psf = folder / "detectors" / f"psf_ap_corr_{visit}_{row.detector:03d}.fits"

@@ -220,6 +220,10 @@ class SkyWcs(_WithoutAst):
         """Return intermediate world coordinates, degrees on the tangent plane at `sky_origin`."""
         return _tran(self._ast_to_iwc, x, y, True)
 
+    def intermediate_text(self) -> str:
+        """Return the AST text of the mapping from pixels to intermediate world coordinates (degrees)."""
+        return dump_ast(self._ast_to_iwc)
+
     def pixel_scale(self, *, x: float, y: float) -> float:
         """Square root of the pixel area at a position, arcsec (specification 4.2)."""
         ra, dec = self.pixel_to_sky(x=np.array([x, x + 1.0, x]), y=np.array([y, y, y + 1.0]))

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from finalchar.formats.exposure import Box
+from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.sources import Footprints
 
-__all__ = ["SegmentOwnership", "footprints_from_segments"]
+__all__ = ["SegmentOwnership", "footprints_from_segments", "with_detected"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -106,6 +106,28 @@ def footprints_from_segments(
         sharing=np.isin(label, shared_labels),
         unclaimed=len(unclaimed),
     )
+
+
+def with_detected(exposure: Exposure, footprints: Footprints) -> Exposure:
+    """Return an exposure whose mask has the plane DETECTED, set where there is a footprint.
+
+    Parameters
+    ----------
+    exposure : Exposure
+        Without that plane; its arrays are not changed.
+    footprints : Footprints
+        Of all sources.
+    """
+    bit = next(k for k in range(31) if k not in exposure.mask_planes.values())
+    height, width = exposure.image.shape
+    detected = np.zeros((height, width + 1), dtype=np.int32)
+    row = footprints.span_y - exposure.box.min_y
+    np.add.at(detected, (row, footprints.span_x0 - exposure.box.min_x), 1)
+    np.add.at(detected, (row, footprints.span_x1 + 1 - exposure.box.min_x), -1)
+    inside = np.cumsum(detected, axis=1)[:, :-1] > 0
+    mask = np.where(inside, exposure.mask | np.int32(1 << bit), exposure.mask & ~np.int32(1 << bit))
+    planes = {**exposure.mask_planes, "DETECTED": bit}
+    return replace(exposure, mask=mask, mask_planes=planes)
 
 
 def _claims(

@@ -1,4 +1,4 @@
-"""Simulated surveys with known truth, written in the file formats of the LSST stack."""
+"""Simulated surveys with known truth, in the file formats of the LSST stack or as plain images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def make_survey(
     folder: Path | str,
     seed: int | None = None,
     report: Callable[[str], None] | None = print,
+    *,
+    form: Literal["lsst", "images"] = "lsst",
 ) -> None:
     """Simulate the survey `kind` and write it to `folder`; the same bytes every time.
 
@@ -28,7 +30,19 @@ def make_survey(
         Another seed gives another sky and noise.
     report : callable or None
         Gets progress lines, one per detector and tract.
+    form : {"lsst", "images"}
+        Files as the LSST stack writes them, or plain images and SExtractor catalogues of the same pixels.
     """
     from finalchar.simulate.survey import DEFAULT_SEED, write_survey
 
-    write_survey(kind, Path(folder), DEFAULT_SEED if seed is None else seed, report)
+    seed = DEFAULT_SEED if seed is None else seed
+    if form == "lsst":
+        write_survey(kind, Path(folder), seed, report)
+        return
+    from tempfile import TemporaryDirectory
+
+    from finalchar.simulate.plain_form import write_plain_form
+
+    with TemporaryDirectory() as lsst:
+        write_survey(kind, Path(lsst), seed, report)
+        write_plain_form(Path(lsst), Path(folder))

@@ -188,6 +188,8 @@ class DetectorWork:
             src=Path(survey, row["src"]),
             visit_list=Path(self.job.layout.visit_folder(self.visit), self.job.layout.visit_list),
             config=self.config,
+            survey=Path(survey),
+            row=row,
         )
         result = science.characterize_detector(inputs=inputs, config=self.config)
         files.check_unchanged()

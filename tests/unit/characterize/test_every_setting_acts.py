@@ -29,7 +29,6 @@ SELECTORS = ("source_selector", "measure_ap_corr.sourceSelector")
 
 # Settings of the reference that finalchar does not support: other values are refused when they are set.
 REFUSED = (
-    "input.preset",
     "*.shiftKernel",
     "*.maxRadius",
     "*.priorSource",

@@ -33,6 +33,9 @@ LEGAL = {
     "psf_determiner.piff.stampSize": 31,
     "psf_determiner.piff.piffPsfConfigYaml": "{model: {type: Gaussian}, interp: {type: Mean}}",
     "psf_determiner.piff.color": {"g": "g-i"},
+    "input.images.flags": {"SAT": [1]},
+    "input.catalogue.shape": ["X2WIN_IMAGE", "Y2WIN_IMAGE", "XYWIN_IMAGE"],
+    "input.catalogue.flags": {"catalogue_flag": "FLAGS & 1"},
     "source_selector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
     "measure_ap_corr.sourceSelector.references.colorLimits": {"a": {"primary": "g", "secondary": "i"}},
 }
@@ -47,7 +50,7 @@ TOGETHER = {
     f"measurement.plugins.modelfit_CModel.{stage}.{leaf}": {"profileName": profile, "nComponents": number}
     for stage, profile, number in (("initial", "luv", 8), ("exp", "luv", 8), ("dev", "lux", 6))
     for leaf in ("profileName", "nComponents")
-}
+} | {f"input.catalogue.{leaf}": {"ra": "ALPHA", "dec": "DELTA"} for leaf in ("ra", "dec")}
 
 
 def leaves():
@@ -88,6 +91,8 @@ def other_value(path, annotation, value):
 def activated(path):
     """A configuration in which the choice that a leaf belongs to is the active one."""
     config = Config()
+    if path.startswith(("input.images.", "input.catalogue.")):
+        config = Config(input={"preset": "sextractor", "images": {"weight_kind": "variance"}})
     section: Any = config
     for part in path.split(".")[:-1]:
         if isinstance(section, ChoiceSection) and part in type(section).NAMES:
@@ -186,6 +191,8 @@ def test_only_the_bands_of_magnitudes_are_an_ordered_list_of_names():
     lists = {path for path, annotation in leaves() if annotation == list[str]}
     assert lists - set(sets_of_names()) == {
         "fgcmPhotometryBands",
+        "input.catalogue.error_ellipse",
+        "input.catalogue.shape",
         "isolated_star_association.band_order",
         "isolated_star_association.extra_columns",
         "measurement.undeblended.names",

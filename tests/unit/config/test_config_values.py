@@ -409,7 +409,7 @@ def test_whole_number_for_a_float_has_the_same_digest(load):
         ("reserve_selection: 3", "'reserve_selection' must be a section of keys, not '3'"),
         ("fgcmPhotometryBands: g", r"'fgcmPhotometryBands' must be a list such as \[a, b\], not 'g'"),
         ("compatibility: lst", "'compatibility' must be one of fixed, lsst, not 'lst'; did you mean 'lsst'"),
-        ("input: {preset: hsc}", "'input.preset' can only be lsst, not 'hsc'"),
+        ("input: {preset: hsc}", "'input.preset' must name a preset, not 'hsc'; there are lsst, sextractor"),
         (
             "measurement: {plugins: {ext_shapeHSM_HsmPsfMoments: {subtractCenter: false}}}",
             "subtractCenter' can only be true, not 'false'",
