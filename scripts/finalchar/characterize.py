@@ -457,9 +457,14 @@ class _Characterization:
 
     def find_footprints(self) -> None:
         """Take the footprints of the catalogue, or find them by segmentation of the image (K20)."""
-        if self.inputs.footprints is not None:
-            self._footprints = self.inputs.footprints
-            return
+        given = self.inputs.footprints
+        self._footprints = self._footprints_by_segmentation() if given is None else given
+        if "DETECTED" not in self.exposure.mask_planes and self.compatibility != "lsst":
+            from finalchar.measure.segments import with_detected
+
+            self.inputs = replace(self.inputs, exposure=with_detected(self.exposure, self.footprints))
+
+    def _footprints_by_segmentation(self) -> Footprints:
         if self.compatibility == "lsst":
             raise InputError(
                 "the source catalogue was written without footprints, where the reference stops; "
