@@ -119,6 +119,9 @@ def with_bad_rows(table, rows):
         "centroid_y": np.array(table["slot_Centroid_y"]),
         "x_with_nan": np.array(table["slot_Centroid_x"]),
         "sky_source": np.zeros(number, dtype=bool),
+        "planted_flux": np.array(table["base_CircularApertureFlux_9_0_instFlux"]),
+        "planted_fluxErr": np.array(table["base_CircularApertureFlux_9_0_instFluxErr"]),
+        "planted_flag": np.arange(number) == rows[2],
         "base_ClassificationSizeExtendedness_value": generator.uniform(0.0, 0.95, number),
     }
     for name, value in (

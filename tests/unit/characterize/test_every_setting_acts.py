@@ -25,6 +25,7 @@ CMODEL = "measurement.plugins.modelfit_CModel"
 SHAPELETS = "measurement.plugins.modelfit_DoubleShapeletPsfApprox"
 PIFF = "psf_determiner.piff"
 PCA = "psf_determiner.pca"
+PSFEX = "psf_determiner.psfex"
 SELECTORS = ("source_selector", "measure_ap_corr.sourceSelector")
 
 # Settings of the reference that finalchar does not support: other values are refused when they are set.
@@ -48,6 +49,11 @@ REFUSED = (
     "measurement.plugins.ext_photometryKron_KronFlux.smoothingSigma",
     "measurement.noiseReplacer.noiseSource",
     "measurement.undeblended.names",
+    f"{PSFEX}.sizeCell?",
+    f"{PSFEX}.tolerance",
+    f"{PSFEX}.lam",
+    f"{PSFEX}.reducedChi2ForPsfCandidates",
+    f"{PSFEX}.spatialReject",
 )
 
 # Settings whose effect this detector cannot show, each with its reason.
@@ -58,6 +64,7 @@ NOT_SHOWN_HERE: dict[str, str] = {
 SHOWN_ELSEWHERE = {
     "measurement.plugins.external": "tests/unit/measure/test_external_plugins.py",
     "isolated_star_association.*": "tests/unit/stars/test_association_settings.py",
+    "input.*": "tests/unit/characterize/test_other_surveys.py",
 }
 # Settings that let something pass that fails without them.
 LET_PASS = (
@@ -114,6 +121,8 @@ BESIDE = {
     f"{PCA}.downsampleRandomSeed": {f"{PCA}.maxCandidates": 28, f"{PCA}.spatialOrder": 0},
     f"{PCA}.doMaskBlends": {f"{PCA}.nIterForPsf": 0, f"{PCA}.nStarPerCell": 0},
     f"{PCA}.tolerance": {f"{PCA}.nonLinearSpatialFit": True},
+    f"{PSFEX}.downsampleRandomSeed": {f"{PSFEX}.maxCandidates": 24, f"{PSFEX}.spatialOrder": 1},
+    f"{PSFEX}.rejectFlaggedCentroids": {f"{PSFEX}.photometricFluxField": "planted_flux"},
     "psf_acceptance.require_convergence": {"psf_acceptance.min_stars_per_term": 0.0},
     "measure_ap_corr.allowFailure": {"measure_ap_corr.minDegreesOfFreedom": 100},
     "ap_corr_acceptance.on_suspect": {"ap_corr_acceptance.maximum_range": 1e-4},
@@ -147,6 +156,10 @@ VALUES = {
     "psf_acceptance.grid_points": [4],
     "measurement.slots.modelFlux": ["base_GaussianFlux"],
     f"{PIFF}.interpolant": ["Lanczos(3)"],
+    f"{PSFEX}.stampSize": [31],
+    f"{PSFEX}.samplingSize": [1.0],
+    f"{PSFEX}.badMaskBits": [["BAD"]],
+    f"{PSFEX}.photometricFluxField": ["base_CircularApertureFlux_12_0_instFlux"],
     f"{PIFF}.stampSize": [21],
     f"{PIFF}.modelSize": [11],
     f"{PIFF}.piffPsfConfigYaml": ["{model: {type: Gaussian}, interp: {type: Mean}}"],
@@ -297,7 +310,9 @@ def base_outcome(name, probe, config):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.filterwarnings("ignore")
-def test_setting_acts_on_a_product_or_is_listed(path, annotation, folder):
+def test_setting_acts_on_a_product_or_is_listed(path, annotation, folder, request):
+    if path.startswith(PSFEX):
+        request.getfixturevalue("psfex")
     config = base_config(path)
     name, probe = probe_of(path, folder)
     base = base_outcome(name, probe, config)
