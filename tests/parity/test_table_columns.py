@@ -154,6 +154,25 @@ def test_columns_of_production(selected):
         assert unit == ASTROPY_UNITS.get(row["unit"], row["unit"]), row["name"]
 
 
+def test_copied_flags_show_under_all_their_names(selected):
+    """A flagged centroid is seen as `base_PsfFlux_flag_badCentroid`, its kinds as ..._edge (0.3)."""
+    copied = ("base_SdssCentroid_", "base_CircularApertureFlux_", "base_NormalizedCompensatedTophatFlux_")
+    for name in [one for one in selected.columns if one.startswith(copied)]:
+        if selected.columns[name].dtype == bool:
+            selected = selected.with_columns({name: np.ones(len(selected), dtype=bool)})
+    table = make_table(configuration("default"), selected)
+    shown = {name for name, values in table.columns.items() if values.dtype == bool and values.all()}
+    kinds = [name.removeprefix("base_SdssCentroid_flag") for name in shown if name.startswith(copied[0])]
+    assert len(kinds) == 8
+    for alias, target in make_table(configuration("default"), selected, alias_columns=False).aliases.items():
+        if target == "base_SdssCentroid_flag":
+            assert {f"{alias}{kind}" for kind in kinds} <= shown
+    assert {f"slot_ApFlux_{name}" for name in ("flag", "flag_apertureTruncated")} <= shown
+    assert "slot_CalibFlux_flag" in shown
+    measured = {name for name in shown if not name.startswith((*copied, "slot_ApFlux_", "slot_CalibFlux_"))}
+    assert all("Centroid" in name for name in measured)  # nothing else is set before it is measured
+
+
 def test_without_alias_columns_only_true_names_are_left(selected):
     config = configuration("default")
     everything, plain = make_table(config, selected), make_table(config, selected, alias_columns=False)
