@@ -290,7 +290,33 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
         Ast.ShiftMap([1.0 - x0, 1.0 - y0]), frames.getmapping(numbers["GRID"], numbers["IWC"]), True
     ).simplify()
     to_sky = frames.getmapping(numbers["IWC"], numbers["SKY"])
+    if any(_TPV.match(card) for card in cards):
+        to_iwc, to_sky = _with_distortion_first(to_iwc, to_sky, cards)
     return sky_wcs_from_frames(to_iwc, to_sky, _crval(cards))
+
+
+_TPV = re.compile(r"CTYPE[12]\s*=\s*'.{4}-TPV")
+
+
+def _with_distortion_first(to_iwc: Any, to_sky: Any, cards: Sequence[str]) -> tuple[Any, Any]:
+    """Return mappings PIXELS -> IWC -> SKY of a TPV header whose second one is the plain projection.
+
+    AST counts the terms PVi_j to the projection; intermediate world coordinates are then those before the
+    distortion, and no positions on the tangent plane.
+    """
+    import starlink.Ast as Ast
+
+    plain = [
+        re.sub(r"-TPV", "-TAN", card) if _TPV.match(card) else card
+        for card in cards
+        if not re.match(r"PV[12]_\d+\s*=", card)
+    ]
+    frames = Ast.FitsChan(plain, None, "Encoding=FITS-WCS,IWC=1").read()
+    numbers = {frames.getframe(k).Domain: k for k in range(1, frames.Nframe + 1)}
+    projection = frames.getmapping(numbers["IWC"], numbers["SKY"])
+    deprojection = projection.copy()
+    deprojection.invert()
+    return Ast.CmpMap(Ast.CmpMap(to_iwc, to_sky, True), deprojection, True).simplify(), projection
 
 
 def _without_second_meaning(cards: Sequence[str]) -> list[str]:

@@ -83,6 +83,28 @@ def deproject(xi: float, eta: float) -> tuple[float, float]:
     return ra0 + np.arctan(east), dec
 
 
+@pytest.mark.parametrize("kind", ["TAN", "TAN-SIP", "TPV", "TAN with PV"])
+def test_intermediate_coordinates_are_on_the_tangent_plane(kind: str) -> None:
+    """Of every kind of header: what sky moments and field angles rest on holds the distortion."""
+    more = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-6, "B_0_2": 1e-6} if kind == "TAN-SIP" else {}
+    more = SCAMP | {"PV1_7": 0.01, "PV2_7": 0.01} if "PV" in kind else more
+    wcs = sky_wcs_from_cards(cards(kind.partition(" ")[0], **more))
+    x, y = np.array([0.0, 700.0, 2047.0]), np.array([3.0, 3000.0, 4095.0])
+    xi, eta = wcs.pixel_to_intermediate(x=x, y=y)
+    ra, dec = np.transpose([deproject(*np.radians(place)) for place in zip(xi, eta, strict=True)])
+    # Rounding of angles of 2.6.
+    np.testing.assert_allclose(wcs.pixel_to_sky(x=x, y=y), [ra, dec], rtol=0, atol=1e-14)
+    # The inverse of TPV is found by iteration.
+    np.testing.assert_allclose(wcs.sky_to_pixel(ra=ra, dec=dec), [x, y], rtol=0, atol=1e-5)
+    step = 0.5
+    right, left = wcs.pixel_to_intermediate(x=x + step, y=y), wcs.pixel_to_intermediate(x=x - step, y=y)
+    # Rates are estimates of AST; degrees per pixel are 7e-5.
+    jacobian = wcs.local_cd_matrix(x=x, y=y)
+    np.testing.assert_allclose(jacobian[:, :, 0], np.subtract(right, left).T, rtol=0, atol=1e-12)
+    again = pickle.loads(pickle.dumps(wcs))
+    np.testing.assert_array_equal(again.pixel_to_sky(x=x, y=y), wcs.pixel_to_sky(x=x, y=y))
+
+
 @pytest.mark.parametrize("name", ["PV1_1", "PV2_1", "PV2_7", "PV1_4"])
 def test_a_single_scamp_term_is_not_forgotten(name: str) -> None:
     """The libraries' guesses depend on which terms there are; the rule here does not."""
