@@ -134,7 +134,7 @@ class NoiseReplacer(Section):
         Field("measure", description="where the noise level comes from; only measure is supported")
     )
     noiseOffset: float = Field(0.0, description="added to the noise, in counts")
-    noiseSeedMultiplier: int = Field(1, description="seed of the noise")
+    noiseSeedMultiplier: int = Field(1, ge=1, le=2**32 - 2, description="factor of the seed of the noise")
 
 
 class Undeblended(Section):

@@ -16,6 +16,7 @@ A choice of a registry (a source selector, a PSF determiner, a measurement plugi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args, get_origin
 
 from pydantic import (
@@ -23,6 +24,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
@@ -32,8 +35,10 @@ from pydantic import (
 from finalchar.errors import ConfigError, nearest
 
 __all__ = [
+    "EachPositive",
     "Field",
     "NameSet",
+    "Only",
     "Section",
     "explain",
     "is_unordered",
@@ -130,15 +135,50 @@ def is_unordered(model: type[BaseModel], name: str) -> bool:
     return any(isinstance(mark, _Unordered) for mark in model.model_fields[name].metadata)
 
 
-def only(value: Any) -> AfterValidator:
-    """Validator of a setting that other values are not supported of: ``x: Annotated[float, only(0.0)]``."""
+@dataclass(frozen=True)
+class Only:
+    """Marks a setting of which one value is supported: ``x: Annotated[float, only(0.0)]``."""
 
-    def check(given: Any) -> Any:
-        if given != value:
-            raise ValueError(f"{given!r} is not supported; it must be {value!r}.")
+    value: Any
+
+    def check(self, given: Any) -> Any:
+        """Return the value if it is the one that is supported."""
+        if given != self.value:
+            raise ValueError(f"{given!r} is not supported; it must be {self.value!r}.")
         return given
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Check the value after its type (pydantic's hook)."""
+        return AfterValidator(self.check).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Publish the value (pydantic's hook)."""
+        return {**handler(schema), "const": self.value}
+
+
+def only(value: Any) -> Only:
+    """Mark of a setting of which one value is supported, see `Only`."""
+    return Only(value)
+
+
+@dataclass(frozen=True)
+class EachPositive:
+    """Marks a list of positive numbers: ``radii: Annotated[list[float], EachPositive()]``."""
+
+    def check(self, given: Any) -> Any:
+        """Return the list if all entries are positive."""
+        if any(number <= 0 for number in given):
+            raise ValueError("must have positive entries only.")
+        return given
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        """Check the entries after their types (pydantic's hook)."""
+        return AfterValidator(self.check).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Publish the limit (pydantic's hook)."""
+        published = handler(schema)
+        return {**published, "items": {**published["items"], "exclusiveMinimum": 0}}
 
 
 def refuse_unfit(annotation: Any, value: Any) -> None:

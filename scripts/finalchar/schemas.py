@@ -12,10 +12,13 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args, get_origin
+
+from pydantic.fields import FieldInfo
 
 from finalchar.config import Config
-from finalchar.config_base import Section
+from finalchar.config_base import EachPositive, Only, Section
+from finalchar.config_text import section_in
 from finalchar.sheets import (
     DETECTOR_COLUMNS,
     IDENTIFIERS,
@@ -92,7 +95,7 @@ def _sheet(title: str, text: str, required: Iterable[str], optional: Iterable[st
 
 
 def settings_tables() -> str:
-    """Tables of all settings with default and meaning, one per section of the root."""
+    """Tables of all settings with default, allowed values and meaning, one per section of the root."""
     config = Config()
     alone, tables = [], []
     for name in Config.model_fields:
@@ -118,13 +121,73 @@ def _rows(section: Section, path: str) -> list[str]:
 
 
 def _row(model: type[Section], section: Section, name: str, path: str) -> str:
+    field = model.model_fields[name]
     default = json.dumps(getattr(section, name))
-    text = (model.model_fields[name].description or "").replace("|", "\\|")
-    return f"| `{path}` | `{default}` | {text} |"
+    cells = (f"`{path}`", f"`{default}`", _allowed(field), field.description or "")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _table(rows: list[str]) -> str:
-    return "| setting | default | meaning |\n|---|---|---|\n" + "".join(f"{row}\n" for row in rows)
+    head = "| setting | default | allowed | meaning |\n|---|---|---|---|\n"
+    return head + "".join(f"{row}\n" for row in rows)
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The values that a setting can have, in words."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    if "enum" in extra:
+        return ", ".join(f"`{choice}`" for choice in cast(list[str], extra["enum"]))
+    for mark in field.metadata:
+        if isinstance(mark, Only):
+            return f"only `{json.dumps(mark.value)}`"
+    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)]
+    optional = len(kinds) < len(get_args(field.annotation))
+    words = [*map(_words, kinds if optional else [field.annotation]), *_limits(field.metadata)]
+    return " ".join(words) + (", `null`" if optional else "")
+
+
+_TYPES = {
+    bool: "`true`, `false`",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Any: "as the plugin says",
+}
+
+
+def _words(annotation: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        values = ", ".join(
+            f"`{value}`" if value and isinstance(value, str) else f"`{json.dumps(value)}`"
+            for value in arguments
+        )
+        return values if len(arguments) > 1 else f"only {values}"
+    if origin is list:
+        return "list of names" if arguments[0] is str else f"list of {_words(arguments[0])}s"
+    if origin is dict:
+        value = arguments[1]
+        inner = "section" if get_origin(value) is dict or section_in(value) else _words(value)
+        return f"section of keys, each a {inner}"
+    return _TYPES[annotation]
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    """Limits of a number, of the length of a list."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = [
+        (sign, getattr(mark, name))
+        for mark in metadata
+        for name, sign in signs.items()
+        if hasattr(mark, name)
+    ]
+    if len(limits) == 2 and limits[0][1] == limits[1][1]:
+        return [f"{limits[0][1]} only"]
+    words = [f"{sign} {limit:.15g}" for sign, limit in limits]
+    words += ["> 0" for mark in metadata if isinstance(mark, EachPositive)]
+    words += ["without entries" for mark in metadata if getattr(mark, "max_length", None) == 0]
+    return [" and ".join(words)] if words else []
 
 
 def published() -> dict[Path, str]:

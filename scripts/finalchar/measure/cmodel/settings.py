@@ -91,16 +91,16 @@ class DeVaucouleursStageSettings(StageSettings):
 class RegionSettings(Section):
     """The pixels that are fitted."""
 
-    nKronRadii: float = Field(1.5, description="initial region in Kron radii")
-    nPsfSigmaMin: float = Field(4.0, description="least initial region in PSF sizes")
-    nPsfSigmaGrow: float = Field(2.0, description="PSF sizes added to the final region")
-    nFitRadiiMin: float = Field(1.0, description="least final region in fitted radii")
-    nFitRadiiMax: float = Field(3.0, description="largest final region in fitted radii")
-    maxArea: int = Field(100000, description="flag larger regions, pixels")
+    nKronRadii: float = Field(1.5, gt=0, description="initial region in Kron radii")
+    nPsfSigmaMin: float = Field(4.0, ge=0, description="least initial region in PSF sizes")
+    nPsfSigmaGrow: float = Field(2.0, ge=0, description="PSF sizes added to the final region")
+    nFitRadiiMin: float = Field(1.0, ge=0, description="least final region in fitted radii")
+    nFitRadiiMax: float = Field(3.0, gt=0, description="largest final region in fitted radii")
+    maxArea: int = Field(100000, ge=1, description="flag larger regions, pixels")
     badMaskPlanes: NameSet = Field(
         default_factory=lambda: ["EDGE", "SAT", "BAD", "NO_DATA"], description="planes not fitted"
     )
-    maxBadPixelFraction: float = Field(0.1, description="no fit if more of the region is lost")
+    maxBadPixelFraction: float = Field(0.1, ge=0, le=1, description="no fit if more of the region is lost")
 
 
 class CModelSettings(PluginSettings):

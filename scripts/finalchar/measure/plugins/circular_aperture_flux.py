@@ -5,10 +5,11 @@ For catalogues that do not bring the aperture fluxes along which the slots need.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from finalchar.config_base import EachPositive
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.sources import SourceTable
 from finalchar.measure.apertures import measure_apertures
@@ -30,11 +31,11 @@ ORDER = 2.0
 class Settings(PluginSettings):
     """Settings of base_CircularApertureFlux."""
 
-    radii: list[float] = SettingsField(
+    radii: Annotated[list[float], EachPositive()] = SettingsField(
         [3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0, 50.0, 70.0], description="radii, pixels"
     )
     maxSincRadius: float = SettingsField(
-        10.0, description="larger apertures (pixels) are plain sums of pixels; production uses 12"
+        10.0, ge=0, description="larger apertures (pixels) are plain sums of pixels; production uses 12"
     )
     shiftKernel: Literal["lanczos5"] = SettingsField(
         "lanczos5", description="kernel that shifts the apertures; only this one"

@@ -5,9 +5,12 @@ Not run by default: for catalogues that do not bring the reference flux of the a
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.config_base import EachPositive
 from finalchar.config_base import Field as SettingsField
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
@@ -28,7 +31,9 @@ MAX_SINC_RADIUS = 10.0
 class Settings(PluginSettings):
     """Settings of base_CompensatedTophatFlux."""
 
-    apertures: list[int] = SettingsField([12], description="radii of the circles, pixels")
+    apertures: Annotated[list[int], EachPositive()] = SettingsField(
+        [12], description="radii of the circles, pixels"
+    )
     inner_scale: float = SettingsField(1.0, gt=0, description="inner radius of the background, in radii")
     outer_scale: float = SettingsField(1.7, gt=0, description="outer radius of the background, in radii")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.config_base import EachPositive, Section, subsection
 from finalchar.config_base import Field as SettingsField
-from finalchar.config_base import Section, subsection
 from finalchar.errors import ConfigError
 from finalchar.formats.exposure import Box
 from finalchar.formats.sources import SourceTable
@@ -47,9 +47,11 @@ FWHM_PER_SIGMA = 2.3548200450309493
 class ApertureSettings(Section):
     """Settings of the circular apertures."""
 
-    radii: list[float] = SettingsField([3.3, 4.5, 6.0], description="radii of the apertures, pixels")
+    radii: Annotated[list[float], EachPositive()] = SettingsField(
+        [3.3, 4.5, 6.0], description="radii of the apertures, pixels"
+    )
     maxSincRadius: float = SettingsField(
-        10.0, description="larger apertures (pixels) are plain sums of pixels"
+        10.0, ge=0, description="larger apertures (pixels) are plain sums of pixels"
     )
     shiftKernel: Literal["lanczos5"] = SettingsField(
         "lanczos5", description="kernel that shifts the apertures; only this one"
@@ -59,7 +61,7 @@ class ApertureSettings(Section):
 class Settings(PluginSettings):
     """Settings of ext_convolved_ConvolvedFlux."""
 
-    seeing: list[float] = SettingsField(
+    seeing: Annotated[list[float], EachPositive()] = SettingsField(
         [3.5, 5.0, 6.5, 8.0], description="target seeing, FWHM in pixels; smaller ones are not convolved to"
     )
     kernelScale: float = SettingsField(4.0, gt=0, description="half width of the kernel in its sigma")
@@ -68,7 +70,9 @@ class Settings(PluginSettings):
         "ext_photometryKron_KronFlux_radius", description="column with the Kron radius, pixels"
     )
     maxSincRadius: float = SettingsField(
-        10.0, description="Kron apertures with a larger minor semi-axis (pixels) are plain sums of pixels"
+        10.0,
+        ge=0,
+        description="Kron apertures with a larger minor semi-axis (pixels) are plain sums of pixels",
     )
     kronRadiusForFlux: float = SettingsField(
         2.5, gt=0, description="size of the Kron aperture, in Kron radii"

@@ -55,8 +55,10 @@ class Settings(PluginSettings):
     outerOrder: int = SettingsField(1, ge=0, le=2, description="shapelet order of the outer component")
     radiusRatio: float = SettingsField(2.0, gt=0, description="outer radius over inner radius at the start")
     peakRatio: float = SettingsField(0.1, gt=0, description="outer peak over inner peak at the start")
-    minRadius: float = SettingsField(0.25, description="smallest semi-minor axis of the inner one, pixels")
-    minRadiusDiff: float = SettingsField(0.5, description="smallest difference of the radii, pixels")
+    minRadius: float = SettingsField(
+        0.25, ge=0, description="smallest semi-minor axis of the inner one, pixels"
+    )
+    minRadiusDiff: float = SettingsField(0.5, ge=0, description="smallest difference of the radii, pixels")
     maxRadiusBoxFraction: float = SettingsField(
         0.4, gt=0, description="largest semi-major axis of the outer one, in sides of the PSF image"
     )

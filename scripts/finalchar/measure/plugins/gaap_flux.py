@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.config_base import EachPositive
 from finalchar.config_base import Field as SettingsField
 from finalchar.errors import MeasurementError
 from finalchar.formats.exposure import ARCSEC_PER_RADIAN, Box
@@ -44,10 +46,10 @@ PSF_FLUX, OPTIMAL = "PsfFlux", "Optimal"
 class Settings(PluginSettings):
     """Settings of ext_gaap_GaapFlux."""
 
-    sigmas: list[float] = SettingsField(
+    sigmas: Annotated[list[float], EachPositive()] = SettingsField(
         [0.5, 0.7, 1.0, 1.5, 2.5, 3.0], description="sigma of the round apertures before the seeing, arcsec"
     )
-    scalingFactors: list[float] = SettingsField(
+    scalingFactors: Annotated[list[float], EachPositive()] = SettingsField(
         [1.15], description="sizes of the Gaussian PSFs aimed at, in sizes of the PSF"
     )
     doPsfPhotometry: bool = SettingsField(True, description="measure with the Gaussian PSF itself, too")

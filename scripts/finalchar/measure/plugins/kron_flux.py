@@ -54,7 +54,7 @@ class Settings(PluginSettings):
     nIterForRadius: Literal[1] = SettingsField(1, description="iterations of the Kron radius; only 1")
     nRadiusForFlux: float = SettingsField(2.5, gt=0, description="size of the aperture, in Kron radii")
     maxSincRadius: float = SettingsField(
-        10.0, description="apertures with a larger minor semi-axis (pixels) are plain sums of pixels"
+        10.0, ge=0, description="apertures with a larger minor semi-axis (pixels) are plain sums of pixels"
     )
     minimumRadius: float = SettingsField(
         0.0, ge=0, description="smallest Kron radius, pixels; 0: that of the PSF"

@@ -57,10 +57,10 @@ class Settings(Section):
     sizeCellX: int = Field(256, ge=10, description="width of the cells, pixels")
     sizeCellY: int = Field(256, ge=10, description="height of the cells, pixels")
     nStarPerCell: int = Field(
-        3, description="stars of each cell that give the principal components; 0 or less: all"
+        3, ge=0, description="stars of each cell that give the principal components; 0: all"
     )
     nStarPerCellSpatialFit: int = Field(
-        5, description="stars of each cell that give the polynomials; 0 or less: all"
+        5, ge=0, description="stars of each cell that give the polynomials; 0: all"
     )
     borderWidth: int = Field(
         0,
