@@ -9,7 +9,8 @@ min_version("9.27")
 
 
 include: "workflow/rules/common.smk"
-# reserve_stars -> list_visit -> reserve_gate -> characterize -> consolidate -> summarize_survey
+# (associate_isolated_stars ->) reserve_stars -> list_visit -> reserve_gate -> characterize -> consolidate -> summarize_survey
+include: "workflow/rules/associate.smk"
 include: "workflow/rules/reserve.smk"
 include: "workflow/rules/characterize.smk"
 include: "workflow/rules/consolidate.smk"

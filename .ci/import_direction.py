@@ -15,7 +15,7 @@ LIBRARY = Path(__file__).resolve().parent.parent / "scripts" / "finalchar"
 # In the order in which data flows.  Modules of one line may import each other.
 ROOMS = (
     ("errors", "status", "strict_yaml", "config_base", "programs"),
-    ("sheets", "layout"),
+    ("sheets", "layout", "tract_regions"),
     ("formats",),
     ("stars",),
     ("psf",),

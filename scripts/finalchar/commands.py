@@ -483,7 +483,8 @@ def verify(survey: Survey) -> tuple[list[str], bool]:
     planned = Plan(survey, hash_everything=True)
     lines = status(planned)
     is_sound = lines[-1] == "nothing to do"
-    units = [*map(planned.tract, survey.tracts), *planned.lists()]
+    stars = [unit for tract in survey.tracts for unit in planned.units_of_tract(tract)]
+    units = [*stars, *map(planned.tract, survey.tracts), *planned.lists()]
     if planned.gate.due:
         lines.append("the detectors were not looked at: first their lists must be current")
     else:

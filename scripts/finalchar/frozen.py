@@ -128,13 +128,17 @@ class Configured:
         detectors, tracts = read_detectors(self.sheets[0]), read_tracts(self.sheets[1])
         check_tracts(self.sheets[0], detectors, tracts)
         check_images(self.sheets[0], detectors, self.config.input.kind)
+        visits = by_visit(detectors)
         return Survey(
             folder=folder,
             layout=self.layout,
             config=self.config.to_plain(),
             settings={stage: self.config.stage_settings(stage) for stage in STAGES} | {"survey": {}},
-            visits=by_visit(detectors),
-            tracts={row.tract: plain_row(row) for row in sorted(tracts, key=lambda row: row.tract)},
+            visits=visits,
+            tracts={
+                row.tract: plain_tract(row, visits, self.sheets[0])
+                for row in sorted(tracts, key=lambda row: row.tract)
+            },
             run_folder=self.run_folder,
         )
 
@@ -145,6 +149,16 @@ def plain_row(row: Any) -> dict[str, Any]:
     plain.update(plain.pop("extra"))
     del plain["line"]
     return dict(plain)
+
+
+def plain_tract(row: Any, visits: Mapping[int, list[Row]], sheet: Path) -> dict[str, Any]:
+    """Return a row of tracts.csv as a plain dictionary, that of a region with its source tables."""
+    from finalchar.tract_regions import source_tables
+
+    plain = plain_row(row)
+    if row.region is not None:
+        plain["source_tables"] = source_tables(sheet, visits, row.tract)
+    return plain
 
 
 def by_visit(rows: Iterable[Any]) -> dict[int, list[Row]]:

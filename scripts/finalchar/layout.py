@@ -32,6 +32,16 @@ class Layout:
 
     # -- products ----------------------------------------------------------------------------------
     @property
+    def isolated_star_folder(self) -> str:
+        """Folder of the tables of isolated stars that are made here."""
+        return f"{self.output}/isolated_stars"
+
+    @staticmethod
+    def isolated_star_tables(tract: int) -> dict[str, str]:
+        """File names, in `isolated_star_folder`, of the tables of a tract."""
+        return {name: f"{name}_{tract}.parquet" for name in ("isolated_star_cat", "isolated_star_sources")}
+
+    @property
     def reserve_folder(self) -> str:
         """Folder of the tract products."""
         return f"{self.output}/reserve"
@@ -119,7 +129,7 @@ class Layout:
         return f"{self.output}/state/runs/{digest}"
 
     def folder(self, unit: int | str) -> str:
-        """Folder of records and stamps of a visit, or of ``reserve``, ``gate``, ``survey``."""
+        """Folder of records and stamps of a visit, or of ``associate``, ``reserve``, ``gate``, ``survey``."""
         return f"{self.output}/state/{unit}"
 
     def record(self, folder: int | str, name: str) -> str:

@@ -65,8 +65,42 @@ class Unit:
 
 # -- what planner and jobs must agree on -----------------------------------------------------------------
 def tract_files(row: Row) -> dict[str, str]:
-    """Files of a tract by role, as the sheet gives them."""
+    """Files of a tract by role, as the sheets give them: its tables, or those of which they are made."""
+    if row.get("region"):
+        return {f"source_table {visit}": path for visit, path in row["source_tables"].items()}
     return {role: row[role] for role in ("isolated_star_cat", "isolated_star_sources")}
+
+
+def association_wanted(stage: Mapping[str, str], row: Row) -> dict[str, str]:
+    """What the isolated stars of a tract are compared by: stage, its region in the sheet."""
+    return {**stage, "sheet": provenance.digest(row["region"])}
+
+
+def association_inputs(survey_folder: str, row: Row) -> Inputs:
+    """What the isolated stars of a tract are made from: the source tables of the visits."""
+    return Inputs(survey_folder, tract_files(row))
+
+
+def tract_inputs(survey_folder: str, row: Row, association: Mapping[str, Any] | None) -> Inputs:
+    """What the reserve draws of a tract are made from: tables of the sheet, or those that were made here.
+
+    Raises
+    ------
+    StaleRunError
+        If the tables are made here and have no record.
+    """
+    if not row.get("region"):
+        return Inputs(survey_folder, tract_files(row))
+    if association is None:
+        raise StaleRunError(f"the isolated stars of tract {row['tract']} have no sound record: start again")
+    broken = association.get("broken")
+    made = f"broken {provenance.digest(broken)}" if broken else provenance.product_digest(association)
+    return Inputs(upstream={"isolated stars": made})
+
+
+def tract_promise(wanted: Mapping[str, str], row: Row, association: str | None) -> object:
+    """What the token of a tract stands for; `association`: the token of its isolated stars."""
+    return [wanted, association] if row.get("region") else wanted
 
 
 def missing_tract_files(survey_folder: str, row: Row) -> list[str]:
@@ -291,6 +325,23 @@ class Plan:
         return records.tract_record(self.layout.record("reserve", f"tract_{tract}"))
 
     @kept
+    def association_record(self, tract: int) -> Any:
+        """Record of a tract's isolated stars, None if there is none."""
+        return records.association_record(self.layout.record("associate", f"tract_{tract}"))
+
+    @kept
+    def association(self, tract: int) -> Unit | None:
+        """Return the unit of a tract's isolated stars; None if the sheet gives their tables."""
+        row = self.survey.tracts[tract]
+        if not row.get("region"):
+            return None
+        record = self.association_record(tract)
+        want = association_wanted(self.wanted["association"], row)
+        inputs = association_inputs(self.survey.folder, row)
+        why = provenance.reasons(record, want, inputs, self.layout.isolated_star_folder, self.digests)
+        return self._unit(self.layout.folder("associate"), f"tract_{tract}", why, token_of(record), want)
+
+    @kept
     def tract_is_missing(self, tract: int) -> bool:
         """Whether a file of the tract is not there, so that it cannot be prepared."""
         return bool(missing_tract_files(self.survey.folder, self.survey.tracts[tract]))
@@ -300,9 +351,14 @@ class Plan:
         """Return the unit of a tract: its reserve draws."""
         record = self.tract_record(tract)
         want = {**self.wanted["tract"], "sheet": provenance.digest(self.survey.bands)}
-        inputs = Inputs(self.survey.folder, tract_files(self.survey.tracts[tract]))
-        why = provenance.reasons(record, want, inputs, self.layout.reserve_folder, self.digests)
-        return self._unit(self.layout.folder("reserve"), f"tract_{tract}", why, token_of(record), want)
+        row = self.survey.tracts[tract]
+        stars = self.association(tract)
+        why = [f"isolated stars: {reason}" for reason in stars.reasons] if stars else []
+        if not why:
+            inputs = tract_inputs(self.survey.folder, row, self.association_record(tract))
+            why = provenance.reasons(record, want, inputs, self.layout.reserve_folder, self.digests)
+        promise = tract_promise(want, row, stars.token if stars else None)
+        return self._unit(self.layout.folder("reserve"), f"tract_{tract}", why, token_of(record), promise)
 
     def tracts_of(self, visit: int) -> dict[int, Row]:
         """Tracts that a visit may see."""
@@ -455,6 +511,11 @@ class Plan:
         return self._unit(self.layout.folder("survey"), "survey", why, token_of(record), promise)
 
     # -- what the Snakefile asks for -------------------------------------------------------------------
+    def units_of_tract(self, tract: int) -> Sequence[Unit]:
+        """Unit of the isolated stars that a tract's reserve draws wait for."""
+        stars = self.association(tract)
+        return [] if stars is None else [stars]
+
     def units_of_list(self, visit: int) -> Sequence[Unit]:
         """Tract units that a visit's list waits for."""
         return [] if self.blocked(visit) else list(self.tract_units(visit).values())

@@ -55,6 +55,7 @@ OUTSIDE = (
     "records",
     "sheets",
     "strict_yaml",
+    "tract_regions",
     "work",
 )
 """Modules and packages no product depends on, beside ``config_...``: settings are compared by value, the rest
@@ -74,6 +75,7 @@ NUMERICAL = (
     *("lsstdesc.coord", "treegp", "pyerfa"),  # of Piff, GalSim and astropy, which leave numbers to them
 )
 STAGES: Mapping[str, Stage] = {
+    "association": Stage(("stars.association",), ("numpy", "scipy")),
     "tract": Stage(("stars.tract",), ("numpy",)),
     "list": Stage(("stars.visit_list",), ()),
     "detector": Stage(("characterize", "formats.products"), NUMERICAL),

@@ -16,6 +16,7 @@ from finalchar.layout import GROUP_PREFIX
 from finalchar.status import Status
 
 __all__ = [
+    "association_record",
     "group_record",
     "group_records",
     "ingredients_record",
@@ -71,6 +72,12 @@ def _is_tract(record: Record) -> bool:
             isinstance(record["broken"], str) if "broken" in record else "reserved_stars" in record["outputs"]
         )
     )
+
+
+def _is_association(record: Record) -> bool:
+    if "broken" in record:
+        return isinstance(record["broken"], str)
+    return all(name in record["outputs"] for name in ("isolated_star_cat", "isolated_star_sources"))
 
 
 def _is_list(record: Record) -> bool:
@@ -131,6 +138,11 @@ def tract_record(path: str) -> Record | None:
     return _read(path, _is_tract)
 
 
+def association_record(path: str) -> Record | None:
+    """Return the record of a tract's isolated stars; None when there is no sound one."""
+    return _read(path, _is_association)
+
+
 def list_record(path: str) -> Record | None:
     """Return the record of a visit's list; None when there is no sound one."""
     return _read(path, _is_list)
@@ -138,7 +150,8 @@ def list_record(path: str) -> Record | None:
 
 def stage_record(stage: str, path: str) -> Record | None:
     """Return the record of a tract, list, visit or the survey; None when there is no sound one."""
-    return {"tract": tract_record, "list": list_record}.get(stage, unit_record)(path)
+    readers = {"association": association_record, "tract": tract_record, "list": list_record}
+    return readers.get(stage, unit_record)(path)
 
 
 def known(record: Record | None, what: str) -> Record:

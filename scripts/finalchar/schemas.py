@@ -26,6 +26,7 @@ from finalchar.sheets import (
     OPTIONAL_TRACT_COLUMNS,
     TRACT_COLUMNS,
 )
+from finalchar.tract_regions import REGION_COLUMNS
 
 __all__ = ["main", "schemas", "settings_tables"]
 
@@ -51,6 +52,12 @@ _COLUMNS = {
     "isolated_star_cat": "path of the table of isolated stars, relative to `survey`",
     "isolated_star_sources": "path of the table of their sources, relative to `survey`",
     "fgcm_standard_star": "path of the table of standard stars, relative to `survey`; may be empty",
+    "source_table": "path of the source table of the visit, for tracts without tables, relative to `survey`",
+    "ra_min": "of a tract without tables: least right ascension that it owns, degrees",
+    "ra_max": "of a tract without tables: right ascension where the next begins; below ra_min: across 0",
+    "dec_min": "of a tract without tables: least declination that it owns, degrees",
+    "dec_max": "of a tract without tables: declination where the next tract begins",
+    "outer_polygon": "of a tract without tables: corners `ra dec; ra dec; ...` of what it sees; may be empty",
 }
 
 
@@ -59,7 +66,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     detectors = _sheet(
         "detectors.csv", "One row per exposure of a detector.", DETECTOR_COLUMNS, OPTIONAL_DETECTOR_COLUMNS
     )
-    tracts = _sheet("tracts.csv", "One row per tract.", TRACT_COLUMNS, OPTIONAL_TRACT_COLUMNS)
+    text = "One row per tract: the tables of its isolated stars, or its region."
+    columns = [*TRACT_COLUMNS[1:], *REGION_COLUMNS, *OPTIONAL_TRACT_COLUMNS]
+    tracts = _sheet("tracts.csv", text, TRACT_COLUMNS[:1], columns)
+    tracts["anyOf"] = [{"required": list(TRACT_COLUMNS[1:])}, {"required": list(REGION_COLUMNS)}]
     return {
         "config.schema.json": _config_schema(),
         "detectors.schema.json": detectors,

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from finalchar.errors import SheetError
+from finalchar.tract_regions import OPTIONAL_REGION_COLUMNS, REGION_COLUMNS, SOURCE_TABLE, Region, read_region
 
 __all__ = [
     "DETECTOR_COLUMNS",
@@ -44,9 +45,9 @@ IMAGE_COLUMNS = ("weight", "flag")
 """Files of plain images beside ``exposure``; ``weight`` is what tells a row of them."""
 NUMBER_COLUMNS = ("gain", "saturation", "offset", "zero_point")
 """Numbers of plain images that differ between detectors; where empty, those of the configuration hold."""
-OPTIONAL_DETECTOR_COLUMNS = ("tracts", *IMAGE_COLUMNS, *NUMBER_COLUMNS)
+OPTIONAL_DETECTOR_COLUMNS = ("tracts", SOURCE_TABLE, *IMAGE_COLUMNS, *NUMBER_COLUMNS)
 TRACT_COLUMNS = ("tract", "isolated_star_cat", "isolated_star_sources")
-OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star",)
+OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star", *OPTIONAL_REGION_COLUMNS)
 
 _HDU = re.compile(r"\[([0-9]{1,4})\]\Z", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+\Z", re.ASCII)
@@ -93,6 +94,9 @@ class TractRow(NamedTuple):
         Paths as the sheet gives them, relative to `survey` unless absolute.
     fgcm_standard_star : str or None
         Path of the standard stars, None where the sheet names none.
+    region : mapping or None
+        Region of a tract whose isolated stars are to be found, see `finalchar.tract_regions`; its paths of
+        tables are empty.
     extra : mapping of str to str
         The other columns of the sheet, text.
     line : int
@@ -103,6 +107,7 @@ class TractRow(NamedTuple):
     isolated_star_cat: str
     isolated_star_sources: str
     fgcm_standard_star: str | None = None
+    region: Region | None = None
     extra: Mapping[str, str] = NOTHING
     line: int = 0
 
@@ -162,7 +167,8 @@ def read_tracts(path: str | Path) -> list[TractRow]:
     ----------
     path : path
         Comma-separated table with the columns tract, isolated_star_cat, isolated_star_sources, and
-        fgcm_standard_star if colours or magnitudes of standard stars are wanted.
+        fgcm_standard_star if colours or magnitudes of standard stars are wanted; where both tables are empty
+        or have no columns, with ra_min, ra_max, dec_min, dec_max (and outer_polygon).
 
     Returns
     -------
@@ -175,8 +181,8 @@ def read_tracts(path: str | Path) -> list[TractRow]:
         One sentence with path, line, column and remedy.
     """
     path = Path(path)
-    header, rows = _read_table(path, TRACT_COLUMNS)
-    known = (*TRACT_COLUMNS, *OPTIONAL_TRACT_COLUMNS)
+    header, rows = _read_table(path, TRACT_COLUMNS, instead=("tract", *REGION_COLUMNS))
+    known = (*TRACT_COLUMNS, *OPTIONAL_TRACT_COLUMNS, *REGION_COLUMNS)
     result: list[TractRow] = []
     first_lines: dict[int, int] = {}
     tracts = _Identifiers(path, "tract")
@@ -187,10 +193,13 @@ def read_tracts(path: str | Path) -> list[TractRow]:
             raise SheetError(
                 f"{path}: lines {first_lines[tract]} and {line} are both tract {tract}; remove one of them."
             )
-        _check_values(path, line, header, row, TRACT_COLUMNS)
+        cat, sources = (values.get(name, "") for name in TRACT_COLUMNS[1:])
+        by_region = not cat.strip() and not sources.strip() and set(REGION_COLUMNS) <= set(header)
+        _check_values(path, line, header, row, ("tract", *REGION_COLUMNS) if by_region else TRACT_COLUMNS)
+        region = read_region(path, line, values) if by_region else None
         extra = {name: value for name, value in values.items() if name not in known}
-        cat, sources = values["isolated_star_cat"], values["isolated_star_sources"]
-        result.append(TractRow(tract, cat, sources, values.get("fgcm_standard_star") or None, extra, line))
+        fgcm = values.get("fgcm_standard_star") or None
+        result.append(TractRow(tract, cat, sources, fgcm, region, extra, line))
     _check_rows(path, result, "one row per tract")
     return result
 
@@ -286,8 +295,13 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text) is not None
 
 
-def _read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Header and rows (with their line) of a sheet, every row as long as the header."""
+def _read_table(
+    path: Path, required: Sequence[str], *, instead: Sequence[str] = ()
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Header and rows (with their line) of a sheet, every row as long as the header.
+
+    Where `required` are not all there and of `instead` one more than the first is, these are required.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -303,6 +317,9 @@ def _read_table(path: Path, required: Sequence[str]) -> tuple[list[str], Iterato
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = _lines(path, reader)
     for line, row in lines:
+        names = {name.strip() for name in row}
+        if names & set(instead[1:]) and not names >= set(required):
+            required = instead
         return _header(path, line, row, required), _rows(path, lines, _header(path, line, row, required))
     raise SheetError(f"{path}: the sheet is empty; its first line names the columns {', '.join(required)}.")
 

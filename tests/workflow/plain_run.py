@@ -34,12 +34,13 @@ def reserve(config, rows, tracts, output):
 
     products, draws = [], {}
     for row in tracts:
+        star_table, source_table = star_tables(config, row, rows, output)
         product = output / "reserve" / f"reserved_stars_{row.tract}.parquet"
         product.parent.mkdir(parents=True, exist_ok=True)
         figures = reserve_stars(
             tract=row.tract,
-            star_table=Path(config.survey, row.isolated_star_cat),
-            source_table=Path(config.survey, row.isolated_star_sources),
+            star_table=star_table,
+            source_table=source_table,
             bands=sorted({row.band for row in rows}),
             settings=config.reserve_selection,
             id_column=config.id_column,
@@ -49,6 +50,27 @@ def reserve(config, rows, tracts, output):
         draws[row.tract] = (digests, set(figures["visits"]))
         products.append(TractInputs(tract=row.tract, reserved=product))
     return products, draws
+
+
+def star_tables(config, row, rows, output):
+    """The tables of a tract, associated here if the sheet gives its region."""
+    if row.region is None:
+        return Path(config.survey, row.isolated_star_cat), Path(config.survey, row.isolated_star_sources)
+    from finalchar.stars.association import TractGeometry, write_isolated_stars
+
+    folder = output / "isolated_stars"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("isolated_star_cat", "isolated_star_sources")
+    star_table, source_table = (folder / f"{name}_{row.tract}.parquet" for name in names)
+    write_isolated_stars(
+        source_tables={each.visit: Path(config.survey, each.extra["source_table"]) for each in rows},
+        geometry=TractGeometry.of_region(row.tract, row.region),
+        settings=config.isolated_star_association,
+        compatibility=config.compatibility,
+        star_table=star_table,
+        source_table=source_table,
+    )
+    return star_table, source_table
 
 
 def visit_products(config, visit, rows, reserved, draws, output):

@@ -1,11 +1,13 @@
 """Tract and visit stage: which stars are reserved, and one small list per visit.
 
-Needs: the sheets and the tables that tracts.csv names.
+Needs: the sheets and the tables that tracts.csv names, or those that the association stage made.
 Makes: OUTPUT/reserve/reserved_stars_{tract}.parquet, OUTPUT/{visit}/visit_list.parquet.
 """
 
 
 rule reserve_stars:
+    input:
+        stamps(lambda plan, wildcards: plan.units_of_tract(int(wildcards.tract))),
     output:
         f"{STATE}/reserve/tract_{{tract}}.{{token}}",
     log:

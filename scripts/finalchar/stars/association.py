@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import ConfigError, NoWorkError
+from finalchar.formats.parquet import write_table
 from finalchar.formats.sources import SourceTable
 from finalchar.stars import selectors
 from finalchar.stars.association_tables import Stars, make_tables
@@ -33,7 +34,13 @@ from finalchar.stars.sphere import chord_of, mean_directions, unit_vectors
 from finalchar.stars.tract_geometry import TractGeometry
 from finalchar.stars.visit_sources import TractSources, read_tract_sources
 
-__all__ = ["Association", "associate", "associate_isolated_stars"]
+__all__ = [
+    "Association",
+    "TractGeometry",
+    "associate",
+    "associate_isolated_stars",
+    "write_isolated_stars",
+]
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +113,22 @@ def associate_isolated_stars(
         source_tables, geometry, settings, select, whole_tables=whole_tables, compatibility=compatibility
     )
     return associate(sources, geometry, settings, compatibility=compatibility)
+
+
+def write_isolated_stars(*, star_table: Path, source_table: Path, **arguments: Any) -> Mapping[str, Any]:
+    """Write the tables of isolated stars of a tract as parquet files; return the figures.
+
+    Parameters
+    ----------
+    star_table, source_table : Path
+        What is written, whole or not at all.
+    **arguments
+        As of `associate_isolated_stars`.
+    """
+    made = associate_isolated_stars(**arguments)
+    write_table(made.stars, star_table)
+    write_table(made.sources, source_table)
+    return made.figures
 
 
 def associate(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +61,12 @@ class TractGeometry:
                 raise InputError(
                     f"tract {self.tract}: the outer polygon is not convex, or has fewer than 3 corners"
                 )
+
+    @classmethod
+    def of_region(cls, tract: int, region: Mapping[str, Any]) -> TractGeometry:
+        """The geometry of a tract whose region the sheet gives (`finalchar.tract_regions`)."""
+        limits = {name: float(region[name]) for name in ("ra_min", "ra_max", "dec_min", "dec_max")}
+        return cls(tract, **limits, outer=tuple((float(ra), float(dec)) for ra, dec in region["outer"]))
 
     def owns(self, *, ra: FloatArray, dec: FloatArray) -> BoolArray:
         """Whether positions (degrees) belong to this tract and no other."""
