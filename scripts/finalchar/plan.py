@@ -21,12 +21,13 @@ from finalchar.errors import InputError, StaleRunError
 from finalchar.frozen import Row, Survey
 from finalchar.layout import group_name
 from finalchar.provenance import Inputs
+from finalchar.status import Status
 
 __all__ = ["Plan", "Unit", "detector_inputs", "detector_wanted", "tract_files"]
 
 LIST_LATENCY_SECONDS = 30
-ERROR_STATUSES = frozenset({"input_missing", "input_broken", "internal_error"})
-RETRIED_STATUSES = frozenset({"internal_error"})
+ERROR_STATUSES = frozenset(str(status) for status in Status if status.is_error)
+RETRIED_STATUSES = frozenset({str(Status.INTERNAL_ERROR)})
 
 
 @dataclass(frozen=True)
