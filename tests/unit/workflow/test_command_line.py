@@ -16,7 +16,7 @@ SIMULATE = ["simulate", "demo", "demo", "--if-configured"]
 def simulated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """Folders that a survey was simulated in, while the working directory is an empty one."""
     found: list[Path] = []
-    monkeypatch.setattr(simulate, "make_survey", lambda kind, folder: found.append(folder))
+    monkeypatch.setattr(simulate, "make_survey", lambda kind, folder, **options: found.append(folder))
     monkeypatch.chdir(tmp_path)
     return found
 
