@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args, get_origin
 
 from pydantic import (
@@ -76,7 +77,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
-        refuse_unfit(cls.model_fields[str(info.field_name)].annotation, value)
+        refuse_unfit(cls.__pydantic_fields__[str(info.field_name)].annotation, value)
         return value
 
     def model_post_init(self, context: Any, /) -> None:
@@ -115,14 +116,14 @@ class Section(BaseModel):
 def tell_paths(section: Section, path: str = "") -> None:
     """Tell a section and all below their paths, so that messages about assignments name them."""
     section._path = path
-    for name in type(section).model_fields:
-        value, here = getattr(section, name), f"{path}.{name}" if path else name
-        below = {here: value}
-        if isinstance(value, dict):
-            below = {f"{here}.{key}": entry for key, entry in value.items()}
-        for each, entry in below.items():
+    start = f"{path}." if path else ""
+    for name, value in section.__dict__.items():
+        below = value if isinstance(value, dict) else {}
+        if isinstance(value, Section):
+            tell_paths(value, f"{start}{name}")
+        for key, entry in below.items():
             if isinstance(entry, Section):
-                tell_paths(entry, each)
+                tell_paths(entry, f"{start}{name}.{key}")
 
 
 def subsection(kind: type[Section], description: str) -> Any:
@@ -206,6 +207,7 @@ def refuse_unfit(annotation: Any, value: Any) -> None:
                 raise ValueError(f"must not have the empty entry '{key}: {entry}'; remove it.")
 
 
+@cache
 def _literals(annotation: Any) -> tuple[Any, ...]:
     """The values of a ``Literal``, also of one that may be None; nothing for other types."""
     if get_origin(annotation) is Literal:

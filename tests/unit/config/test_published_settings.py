@@ -3,6 +3,7 @@
 import json
 import re
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Annotated, get_args, get_origin
 
 import pytest
@@ -37,6 +38,7 @@ def fields():
             yield ".".join(path), field
 
 
+@cache
 def rows():
     """Cells of the table of all settings by name of the setting."""
     lines = [line for line in settings_tables().splitlines() if line.startswith("| `")]
