@@ -1,5 +1,7 @@
 """Association of isolated stars: bands, isolation, ownership, tables; every way an input can be unusual."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_source_tables import (
@@ -396,3 +398,13 @@ def test_table_that_was_given_is_not_changed(tmp_path):
     associate_isolated_stars(source_tables=paths, geometry=AROUND_ZERO, settings=settings())
     assert paths[1].read_bytes() == before
     assert isinstance(read_columns(paths[1]), SourceTable)
+
+
+def test_example_of_the_documentation(tmp_path, monkeypatch):
+    page = Path(__file__).parents[3].joinpath("docs/association.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    write(tmp_path, source_table([149.0, 150.0], [-29.0, -29.0], visit=2026011500101))
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert names["made"].figures["sentence"].startswith("tract 4906: 2 isolated stars with 2 sources")
