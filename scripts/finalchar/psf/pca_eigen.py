@@ -1,4 +1,8 @@
-"""Eigen-images of stars: principal components of their centred stamps (selection specification 8.3)."""
+"""Eigen-images of stars: principal components of their centred stamps (selection specification 8.3).
+
+Stamps and eigen-images are float32 in the reference, and noise in them is amplified where one is taken off
+another.  The order of operations here is the reference's, so that its roundings are ours.
+"""
 
 from __future__ import annotations
 
@@ -110,20 +114,31 @@ def _analyse(
 ) -> EigenImages:
     """Eigen-images of the images as they are (item 2)."""
     number = len(images)
-    flat = images.reshape(number, -1)
     if number == 1:
         return EigenImages(_scaled(images.copy()), np.ones(1))
-    inner = images[:, border : images.shape[1] - border, border : images.shape[2] - border]
-    pixels = np.nan_to_num(inner.reshape(number, -1).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    products = pixels @ pixels.T / number
+    products = _inner_products(images, border) / number
     if constant_weight:
         products /= flux[:, np.newaxis] * flux
     values, vectors = np.linalg.eigh(products)
     weights = vectors[:, ::-1].T[:components]
     if constant_weight:
         weights = weights * (flux.mean() / flux)
-    combined = (weights @ flat.astype(np.float64)).reshape(-1, *images.shape[1:])
-    return EigenImages(_scaled(combined.astype(np.float32)), np.asarray(values[::-1]))
+    return EigenImages(_scaled(_combined(weights, images)), np.asarray(values[::-1]))
+
+
+def _inner_products(images: Float32Array, border: int) -> FloatArray:
+    """Sums of products of pixels, which are rounded to float32; those that are no numbers are skipped."""
+    inner = images[:, border : images.shape[1] - border, border : images.shape[2] - border]
+    pixels = np.nan_to_num(inner.reshape(len(images), -1), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.stack([(pixels * one).sum(axis=1, dtype=np.float64) for one in pixels])
+
+
+def _combined(weights: FloatArray, images: Float32Array) -> Float32Array:
+    """Weighted sums of images, the last image first."""
+    combined = np.zeros((len(weights), *images.shape[1:]), dtype=np.float32)
+    for weight, image in zip(weights.T[::-1].astype(np.float32), images[::-1], strict=True):
+        combined += weight[:, np.newaxis, np.newaxis] * image
+    return combined
 
 
 def _scaled(images: Float32Array) -> Float32Array:
@@ -131,9 +146,10 @@ def _scaled(images: Float32Array) -> Float32Array:
     highest, lowest = images.max(axis=(1, 2)), images.min(axis=(1, 2))
     extreme = np.where(np.abs(lowest) > highest, lowest, highest)[:, np.newaxis, np.newaxis]
     with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = images / extreme
-    level = np.median(scaled[1:, _frame(images.shape[1], FRAME_OF_ANALYSIS)], axis=1)
-    scaled[1:] -= level[:, np.newaxis, np.newaxis].astype(np.float32)
+        scaled = images * (np.float32(1.0) / extreme)
+    frames = scaled[1:, _frame(images.shape[1], FRAME_OF_ANALYSIS)]
+    level = np.median(frames.astype(np.float64), axis=1).astype(np.float32)
+    scaled[1:] -= level[:, np.newaxis, np.newaxis]
     return np.asarray(scaled)
 
 
@@ -158,8 +174,8 @@ def kernel_components(images: Float32Array) -> FloatArray:
     frame = images[:, _frame(images.shape[1], FRAME_OF_KERNELS)].astype(np.float64)
     level = frame.mean(axis=1).astype(np.float32)
     kernels = images - level[:, np.newaxis, np.newaxis]
-    total = kernels.sum(axis=(1, 2), dtype=np.float64)[:, np.newaxis, np.newaxis]
+    total = kernels.sum(axis=(1, 2), dtype=np.float64).astype(np.float32)[:, np.newaxis, np.newaxis]
     with np.errstate(invalid="ignore", divide="ignore"):
-        kernels = (kernels / total).astype(np.float32)
+        kernels = kernels * (np.float32(1.0) / total)
     kernels[1:] -= kernels[0]
     return np.asarray(kernels.astype(np.float64))

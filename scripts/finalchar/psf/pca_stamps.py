@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.sources import SourceTable, demand_column
-from finalchar.psf.resampling import combine_masks, separable_shifts, unshifted_rim
+from finalchar.psf.resampling import combine_masks, shift_stamps
 from finalchar.stars.candidates import index_of_position
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def _centred_stamps(candidates: Candidates, exposure: Exposure, settings: Any, s
     )
     number, rows = len(candidates), stamps.rows
     dx, dy = (_minus_fraction(position[rows]) for position in (candidates.x, candidates.y))
-    image, variance = _shifted(stamps.image, stamps.variance, dx, dy)
+    image, variance = shift_stamps(stamps.image, stamps.variance, dx=dx, dy=dy)
     shifted = {"centred": image, "variance": variance, "mask": combine_masks(stamps.mask, dx=dx, dy=dy)}
     kept = np.s_[:, BRIM:-BRIM, BRIM:-BRIM]
     planes: dict[str, Any] = {}
@@ -220,20 +220,6 @@ def _centred_stamps(candidates: Candidates, exposure: Exposure, settings: Any, s
 
 def _minus_fraction(position: FloatArray) -> FloatArray:
     return np.asarray(index_of_position(position) - position)
-
-
-def _shifted(
-    image: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], dx: FloatArray, dy: FloatArray
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Image and variance shifted without a buffer: the rim stays as it is [S-Q17]."""
-    size = image.shape[-1]
-    along_x, along_y = separable_shifts(dx, size), separable_shifts(dy, size)
-    rim_x, rim_y = (unshifted_rim(shift, size, edge_buffer=0) for shift in (dx, dy))
-    rim = rim_y[:, :, np.newaxis] | rim_x[:, np.newaxis, :]
-    with np.errstate(invalid="ignore"):
-        moved = along_y @ image.astype(np.float64) @ np.swapaxes(along_x, 1, 2)
-        spread = along_y**2 @ variance.astype(np.float64) @ np.swapaxes(along_x, 1, 2) ** 2
-    return np.where(rim, image, moved).astype(np.float32), np.where(rim, variance, spread).astype(np.float32)
 
 
 def _present(number: int, rows: IntArray) -> BoolArray:

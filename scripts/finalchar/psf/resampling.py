@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["combine_masks", "lanczos5_taps", "separable_shifts", "shift_images", "unshifted_rim"]
+__all__ = [
+    "combine_masks",
+    "lanczos5_taps",
+    "separable_shifts",
+    "shift_images",
+    "shift_stamps",
+    "unshifted_rim",
+]
 
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 
 ORDER = 5
 EDGE_BUFFER = 5
@@ -50,6 +58,59 @@ def lanczos5_taps(shift: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]
 def separable_shifts(shift: npt.ArrayLike, size: int) -> FloatArray:
     """Return one matrix per shift, shape (n, size, size), that shifts a row of pixels; zeros outside."""
     return _shift_matrices(np.asarray(shift, dtype=np.float64), size)
+
+
+def shift_stamps(
+    image: Float32Array, variance: Float32Array, *, dx: npt.ArrayLike, dy: npt.ArrayLike
+) -> tuple[Float32Array, Float32Array]:
+    """Shift stamps and their variances without an edge buffer; the rim stays as it is [S-Q17].
+
+    The reference adds up in float32, and where the stamps are subtracted from one another later its roundings
+    show.  They are ours too: rows are combined in the order in which a buffer of ten rows holds them.
+
+    Parameters
+    ----------
+    image, variance : ndarray of float32, shape (n, size, size)
+    dx, dy : array_like, shape (n,)
+        Shifts in pixels, absolute values below 1.
+    """
+    size = image.shape[-1]
+    rim_x, rim_y = (unshifted_rim(shift, size, edge_buffer=0) for shift in (dx, dy))
+    rim = rim_y[:, :, np.newaxis] | rim_x[:, np.newaxis, :]
+    taps_x, taps_y = (_float32_taps(shift) for shift in (dx, dy))
+    squared_x, squared_y = ((taps, weights**2) for taps, weights in (taps_x, taps_y))
+    with np.errstate(invalid="ignore", over="ignore"):  # pixels that are no numbers stay so
+        moved = _combined_rows(_combined_columns(image, *taps_x), *taps_y)
+        spread = _combined_rows(_combined_columns(variance, *squared_x), *squared_y)
+    return np.where(rim, image, moved), np.where(rim, variance, spread)
+
+
+def _float32_taps(shift: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Float32Array]:
+    taps, weights = lanczos5_taps(np.asarray(shift, dtype=np.float64))
+    return taps, weights.astype(np.float32)
+
+
+def _combined_columns(
+    images: Float32Array, taps: npt.NDArray[np.int64], weights: Float32Array
+) -> Float32Array:
+    """Weighted sums of the pixels beside each pixel; of no meaning where the taps leave the image."""
+    total, pixels = np.zeros_like(images), np.arange(images.shape[2])
+    for tap in range(taps.shape[1]):
+        column = np.clip(pixels + taps[:, tap, np.newaxis], 0, len(pixels) - 1)
+        neighbour = np.take_along_axis(images, column[:, np.newaxis, :], axis=2)
+        total += neighbour * weights[:, tap, np.newaxis, np.newaxis]
+    return total
+
+
+def _combined_rows(images: Float32Array, taps: npt.NDArray[np.int64], weights: Float32Array) -> Float32Array:
+    """Weighted sums of the pixels above and below each pixel, in the order of a cyclic buffer of rows."""
+    total, pixels = np.zeros_like(images), np.arange(images.shape[1])
+    for place in range(taps.shape[1]):
+        tap = (place - taps[:, :1] - pixels) % taps.shape[1]
+        row = np.clip(pixels + np.take_along_axis(taps, tap, axis=1), 0, len(pixels) - 1)
+        neighbour = np.take_along_axis(images, row[:, :, np.newaxis], axis=1)
+        total += neighbour * np.take_along_axis(weights, tap, axis=1)[:, :, np.newaxis]
+    return total
 
 
 def unshifted_rim(shift: npt.ArrayLike, size: int, *, edge_buffer: int) -> npt.NDArray[np.bool_]:

@@ -7,8 +7,7 @@ import pytest
 from simulated_stars import truth_profile
 
 from finalchar.psf.pca_spatial import shifted_components
-from finalchar.psf.pca_stamps import _shifted
-from finalchar.psf.resampling import combine_masks, shift_images, unshifted_rim
+from finalchar.psf.resampling import combine_masks, shift_images, shift_stamps, unshifted_rim
 
 SIZE = 31
 
@@ -42,7 +41,7 @@ def test_rim_that_is_not_shifted(shift, buffer, first, last):
 @pytest.mark.parametrize(("dx", "dy"), [(0.3, -0.4), (-0.5, 0.25), (0.0, 0.1), (0.0, 0.0)])
 def test_star_is_shifted_within_its_rim(dx, dy):
     image, variance = star().astype(np.float32), np.full((SIZE, SIZE), 4.0, dtype=np.float32)
-    moved, spread = _shifted(image[np.newaxis], variance[np.newaxis], np.array([dx]), np.array([dy]))
+    moved, spread = shift_stamps(image[np.newaxis], variance[np.newaxis], dx=[dx], dy=[dy])
     inner = np.s_[5:-5, 5:-5]
     expected = star(dx, dy)
     # a star of 4 pixels FWHM is well sampled for a kernel of ten taps, which is not quite flat
@@ -54,6 +53,15 @@ def test_star_is_shifted_within_its_rim(dx, dy):
     if not (dx or dy):
         np.testing.assert_allclose(moved[0], image, rtol=0, atol=1e-9)
         np.testing.assert_allclose(spread[0], variance, rtol=1e-6)
+
+
+def test_stamps_are_shifted_like_images_away_from_the_rim():
+    images = np.random.default_rng(1).normal(size=(4, SIZE, SIZE)).astype(np.float32)
+    dx, dy = np.array([0.3, -0.2, 0.5, -0.5]), np.array([-0.4, 0.1, 0.0, 0.45])
+    moved, _ = shift_stamps(images, np.ones_like(images), dx=dx, dy=dy)
+    # twenty sums in single precision
+    expected = shift_images(images, dx=dx, dy=dy)[:, 5:-5, 5:-5]
+    np.testing.assert_allclose(moved[:, 5:-5, 5:-5], expected, rtol=0, atol=2e-6)
 
 
 def test_components_are_shifted_like_images_away_from_the_rim():
