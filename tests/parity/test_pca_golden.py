@@ -27,6 +27,7 @@ from finalchar.parity.reference import ReferenceConfiguration
 from finalchar.parity.survey import isolated_stars, paths_of
 from finalchar.psf.determiners import pca as determiner
 from finalchar.psf.model import PsfFit
+from finalchar.psf.shape import adaptive_moments, determinant_radius
 from finalchar.psf.stored import model_from_stored
 from finalchar.stars.candidates import make_psf_candidates
 
@@ -34,9 +35,9 @@ ROOT = Path(__file__).parents[2]
 SMALL, COMPLETE = ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden"
 SIZE = SimpleNamespace(kernelSize=27, borderWidth=0)
 
-# The reference has stamps, eigen-images and components in float32, 6e-8 each; components of noise that are
-# taken off one another enlarge that.
-TOLERANCE = 1e-6
+# The reference has stamps, eigen-images and components in float32, 6e-8 each, and keeps its images so; ours
+# are rounded in the same order but where bad pixels are replaced.
+TOLERANCE = 3e-7
 
 needs_reference = pytest.mark.skipif(
     not (COMPLETE / "pca").is_dir(), reason="the complete reference is not beside the repository"
@@ -238,7 +239,7 @@ def test_stored_parts_are_the_reference(name, chi2):
 
 @needs_reference
 def test_deviations_of_measurements_come_from_the_psf():
-    """The cause that the parity table states, on the detector with the star that it names."""
+    """The cause that the parity table states."""
     reference = ReferenceConfiguration(COMPLETE, "pca")
     wanted = next(d for d in reference.detectors() if (d.visit, d.detector) == (2026011500188, 0))
     config = Config.from_lsst_overrides(reference.settings(), drop_unimplemented=True, compatibility="lsst")
@@ -263,5 +264,24 @@ def test_deviations_of_measurements_come_from_the_psf():
     assert {"base_PsfFlux_instFlux", "ext_shapeHSM_HsmPsfMoments_xx"} <= by_psf
     assert not by_psf & out["theirs"]
     assert {name for name in out["theirs"] if "CModel" not in name and "ModelFlux" not in name} == set()
-    one_star = [judged[whose]["uncorrected_modelfit_CModel_exp_instFlux"].maximum for whose in judged]
-    assert one_star == pytest.approx([0.0207, 0.0207], abs=5e-4)
+    # the galaxy models stop in the rounding noise, whose PSF it ever is
+    assert judged["theirs"]["uncorrected_modelfit_CModel_exp_instFlux"].maximum > 0.015
+
+
+@needs_reference
+def test_moments_of_one_star_stop_elsewhere():
+    """The other cause that the parity table states: the end of an iteration, at a tolerance of 1e-5."""
+    reference = ReferenceConfiguration(COMPLETE, "pca")
+    table = reference.table(2026012700045, 0)
+    fit, _ = fitted(COMPLETE, "2026012700045_0", COMPLETE / "pca")
+    x, y = table["slot_Centroid_x"], table["slot_Centroid_y"]
+    kernels = fit.model.kernel_images(x=x, y=y)
+    expected = table["ext_convolved_ConvolvedFlux_seeing"].astype(np.float64)
+    off = np.abs(determinant_radius(adaptive_moments(kernels)) / expected - 1) > 1e-6
+    assert off.sum() == 1
+    # 3e-8 of the peak, the rounding of float32, decides between two sizes, one of which is the reference's
+    noise = np.random.default_rng(0).normal(size=(40, *kernels.shape[1:])) * 3e-8 * kernels.max()
+    sizes = determinant_radius(adaptive_moments(kernels[off] + noise)) / expected[off] - 1
+    assert (np.abs(sizes) < 1e-7).sum() > 3
+    assert (np.abs(sizes - 1.544e-5) < 3e-7).sum() > 3
+    assert ((np.abs(sizes) < 1e-7) | (np.abs(sizes - 1.544e-5) < 3e-7)).all()
