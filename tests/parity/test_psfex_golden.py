@@ -30,9 +30,9 @@ SMALL, COMPLETE = ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden
 SIZE = SimpleNamespace(kernelSize=27, borderWidth=0)
 FLUX = "base_CircularApertureFlux_12_0_instFlux"
 
-# A drawn model is a float32 sum whose order is the compiler's: the reference's own stored models, drawn here,
-# deviate as much (test_psf_golden.py).  What is asked for is 2e-3.
-TOLERANCE = 5e-6
+# Stars and models are resampled in float32: 2e-7.  A rejected star at the rim changes the normalised positions,
+# on which PSFEx's ridge acts: 1e-6.  What is asked for is 2e-3.
+TOLERANCE = 2e-6
 
 needs_reference = pytest.mark.skipif(
     not (COMPLETE / "psfex").is_dir(), reason="the complete reference is not beside the repository"

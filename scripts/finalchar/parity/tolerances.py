@@ -132,15 +132,15 @@ KNOWN_CAUSES = (
     KnownCause(
         r"psfex",
         r"psf_image|psf_kernel",
-        "a drawn PSFEx model is a float32 sum whose order is the compiler's: the reference's own stored"
-        " models drawn here deviate as much (3e-6, tests/parity/test_psf_golden.py)",
-        3e-6,
+        "stars and models are resampled in float32: 2e-7; 1e-6 on a detector whose outermost star is rejected,"
+        " so that the constant in PSFEx's normal equations acts on other normalised positions",
+        1e-8,
     ),
     KnownCause(
         r"psfex",
         r"(ap_corr_)?(base_PsfFlux|ext_convolved_ConvolvedFlux)_\w+|ext_shapeHSM_(Hsm|HigherOrder)\w+"
         r"|modelfit_DoubleShapeletPsfApprox_\w+|modelfit_CModel_\w*(region_initial_ellipse_\w+|fixed_\d)",
-        "follows the drawn PSF, a float32 sum that agrees to 3e-6 of its peak",
+        "follows the drawn PSF, which agrees to 1e-6 of its peak",
         3e-6,
     ),
     KnownCause(
@@ -149,17 +149,25 @@ KNOWN_CAUSES = (
         r"|modelfit_DoubleShapeletPsfApprox_\d_\w+|modelfit_CModel_(initial|exp|dev)_fixed_\d"
         r"|modelfit_CModel_region_initial_ellipse_\w+|base_PsfFlux_\w+"
         r"|ap_corr_ext_convolved_ConvolvedFlux_\w+",
-        "the PSF, which agrees to 5e-7 of the peak: the reference has stamps and eigen-images in float32;"
+        "the PSF, which agrees to 2e-7 of the peak: the reference has stamps and eigen-images in float32;"
         " with the reference's own PSF in place of ours the quantity is within its tolerance"
         " (tests/parity/test_pca_golden.py)",
-        5e-6,
+        5e-7,
     ),
     KnownCause(
         r"pca",
-        r"uncorrected_modelfit_CModel_exp_instFlux",
-        "one star, which deviates as much with the reference's own PSF in place of ours"
+        r"uncorrected_modelfit_CModel(_dev)?_instFlux(Err)?",
+        "one star of 207; with the reference's own PSF in place of ours one, too, deviates by 2 per cent"
         f" (tests/parity/test_pca_golden.py); CModel {CHAOS}",
-        1e-4,
+        2e-4,
+    ),
+    KnownCause(
+        r"pca",
+        r"ext_photometryKron_KronFlux_psf_radius|ext_convolved_ConvolvedFlux_\w+"
+        r"|ext_gaap_GaapFlux_1_15x_(PsfFlux|Optimal)_instFlux(Err)?",
+        "one star, for which the iteration of the moments of the PSF ends at another step; 3e-8 of the peak"
+        " decide between the two sizes (tests/parity/test_pca_golden.py)",
+        5e-7,
     ),
     KnownCause(
         r"(?!default$).*",

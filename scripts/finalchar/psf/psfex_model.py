@@ -26,7 +26,8 @@ class PsfexModel:
     stored : PsfexPsf
         What is stored.
     compatibility : str
-        ``lsst`` labels and places images at negative and half-integer positions as the reference (S-Q16).
+        ``lsst`` labels and places images at negative and half-integer positions as the reference (S-Q16), and
+        divides by a sum in single precision, so that unit sums are so to 2e-6.
     """
 
     stored: PsfexPsf
@@ -61,7 +62,7 @@ class PsfexModel:
     def kernel_images(
         self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike = np.nan
     ) -> FloatArray:
-        """Draw many kernel images, shape (n, size, size), unit sum to 2e-6."""
+        """Draw many kernel images, shape (n, size, size), of unit sum."""
         xs, ys = self._places(x, y)
         zero = np.zeros(len(xs))
         return self._draw(xs, ys, zero, zero)
@@ -92,11 +93,16 @@ class PsfexModel:
         return position - pixel, pixel.astype(np.int64)
 
     def _draw(self, x: FloatArray, y: FloatArray, dx: FloatArray, dy: FloatArray) -> FloatArray:
-        stored = self.stored
-        models = np.tensordot(self.terms(x=x, y=y).astype(np.float32), stored.components, axes=1)
-        arrays = resample(models, self.size, stored.pixel_step, dx=dx, dy=dy).astype(np.float64)
-        sums = arrays.sum(axis=(1, 2), keepdims=True).astype(np.float32)
-        return np.asarray(arrays / sums)
+        models = _weighted_sum(self.terms(x=x, y=y), self.stored.components)
+        arrays = resample(models, self.size, self.stored.pixel_step, dx=dx, dy=dy)
+        return np.asarray(arrays.astype(np.float64) / self._sums(arrays)[:, np.newaxis, np.newaxis])
+
+    def _sums(self, arrays: npt.NDArray[np.float32]) -> FloatArray:
+        """Sums of images; those of the reference are added up pixel by pixel in single precision."""
+        if self.compatibility == "lsst":
+            flat = arrays.reshape(len(arrays), -1)
+            return np.cumsum(flat, axis=1, dtype=np.float32)[:, -1].astype(np.float64)
+        return arrays.sum(axis=(1, 2), dtype=np.float64)
 
     def terms(self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike = np.nan) -> FloatArray:
         """Terms 1, u, u^2 ..., v, u v, ..., v^2 ... at positions, parent pixels: shape (n, terms)."""
@@ -112,3 +118,12 @@ def polynomial_terms(*, u: npt.ArrayLike, v: npt.ArrayLike, degree: int) -> Floa
     """Terms of PSFEx at normalised positions, those of u first (selection specification 7.4)."""
     first, second = np.asarray(u, dtype=np.float64).ravel(), np.asarray(v, dtype=np.float64).ravel()
     return np.column_stack([first**i * second**j for j in range(degree + 1) for i in range(degree + 1 - j)])
+
+
+def _weighted_sum(terms: FloatArray, components: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sum of the components, one after the other in single precision: the same bits on every machine."""
+    weights = terms.astype(np.float32)
+    total = np.zeros((len(terms), *components.shape[1:]), dtype=np.float32)
+    for weight, component in zip(weights.T, components, strict=True):
+        total += weight[:, np.newaxis, np.newaxis] * component
+    return total
