@@ -30,8 +30,8 @@ SMALL, COMPLETE = ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden
 SIZE = SimpleNamespace(kernelSize=27, borderWidth=0)
 FLUX = "base_CircularApertureFlux_12_0_instFlux"
 
-# Stars and models are resampled in float32: 2e-7.  A rejected star at the rim changes the normalised positions,
-# on which PSFEx's ridge acts: 1e-6.  What is asked for is 2e-3.
+# Stars and models are resampled in float32: 2e-7.  A rejected star at the rim changes the normalised
+# positions, on which PSFEx's ridge acts: 1e-6.  What is asked for is 2e-3.
 TOLERANCE = 2e-6
 
 needs_reference = pytest.mark.skipif(

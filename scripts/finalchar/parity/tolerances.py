@@ -132,8 +132,8 @@ KNOWN_CAUSES = (
     KnownCause(
         r"psfex",
         r"psf_image|psf_kernel",
-        "stars and models are resampled in float32: 2e-7; 1e-6 on a detector whose outermost star is rejected,"
-        " so that the constant in PSFEx's normal equations acts on other normalised positions",
+        "stars and models are resampled in float32: 2e-7; 1e-6 on a detector whose outermost star is"
+        " rejected, so that the constant in PSFEx's normal equations acts on other normalised positions",
         1e-8,
     ),
     KnownCause(
