@@ -102,7 +102,7 @@ class PsfexModel:
         if self.compatibility == "lsst":
             flat = arrays.reshape(len(arrays), -1)
             return np.cumsum(flat, axis=1, dtype=np.float32)[:, -1].astype(np.float64)
-        return arrays.sum(axis=(1, 2), dtype=np.float64)
+        return np.asarray(arrays.sum(axis=(1, 2), dtype=np.float64))
 
     def terms(self, *, x: npt.ArrayLike, y: npt.ArrayLike, color: npt.ArrayLike = np.nan) -> FloatArray:
         """Terms 1, u, u^2 ..., v, u v, ..., v^2 ... at positions, parent pixels: shape (n, terms)."""
