@@ -44,6 +44,7 @@ __all__ = [
     "explain",
     "is_unordered",
     "nearest",
+    "no_such_choice",
     "only",
     "subsection",
     "tell_paths",
@@ -180,6 +181,14 @@ class EachPositive:
         """Publish the limit (pydantic's hook)."""
         published = handler(schema)
         return {**published, "items": {**published["items"], "exclusiveMinimum": 0}}
+
+
+def no_such_choice(kind: str, name: str, names: Iterable[str]) -> str:
+    """Sentence about the name of a choice that does not exist, with the nearest one and all that do."""
+    names = list(names)
+    close = nearest(name, names)
+    hint = f"did you mean '{close}'? There are: " if close else "there are: "
+    return f"there is no {kind} '{name}'; {hint}{', '.join(names)}."
 
 
 def refuse_unfit(annotation: Any, value: Any) -> None:

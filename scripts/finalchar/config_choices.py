@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from finalchar.config_base import Field, NameSet, Section, nearest
+from finalchar.config_base import Field, NameSet, Section, no_such_choice
 from finalchar.errors import ConfigError, NotYetImplementedError
 
 __all__ = [
@@ -163,9 +163,7 @@ def _check_choice(section: type[Choices], name: str) -> str:
     """Return the name of an existing choice; ValueError with the sentence otherwise."""
     refuse_unimplemented(section, name)
     if name not in section.NAMES:
-        close = nearest(name, section.NAMES)
-        hint = f"did you mean '{close}'? There are: " if close else "there are: "
-        raise ValueError(f"there is no {section.KIND} '{name}'; {hint}{', '.join(section.NAMES)}.")
+        raise ValueError(no_such_choice(section.KIND, name, section.NAMES))
     return name
 
 

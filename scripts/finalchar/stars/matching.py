@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from finalchar.errors import InputError
-from finalchar.formats.sources import ColumnInfo, SourceTable
+from finalchar.formats.sources import SourceTable
+from finalchar.stars.exact_ids import exact_ids
 from finalchar.stars.visit_list import IsolatedSources
 
 __all__ = ["Matches", "candidate_table", "check_unique_ids", "exact_ids", "match_isolated_sources"]
@@ -24,17 +25,6 @@ __all__ = ["Matches", "candidate_table", "check_unique_ids", "exact_ids", "match
 IntArray = npt.NDArray[np.int64]
 
 COLOR_TYPE_LENGTH = 10
-
-FLAG_COLUMNS = {
-    "calib_psf_candidate": ColumnInfo("", "Set if the source was a candidate for PSF determination"),
-    "calib_psf_used": ColumnInfo("", "Set if the source was used in the PSF determination"),
-    "calib_psf_reserved": ColumnInfo("", "Set if the source was reserved from PSF determination"),
-}
-STAR_COLUMNS = {
-    "psf_color_value": ColumnInfo("", "Color used in PSF fit"),
-    "psf_color_type": ColumnInfo("", "Color used in PSF fit"),
-    "psf_max_value": ColumnInfo("", "PSF max value"),
-}
 
 
 @dataclass(frozen=True)
@@ -59,23 +49,6 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def exact_ids(source_id: npt.NDArray[Any], what: str = "the source catalogue") -> IntArray:
-    """Return ids as signed 64-bit integers: among signed and unsigned ones numpy searches as doubles (K10).
-
-    Raises
-    ------
-    InputError
-        If they are not integers, or do not fit.
-    """
-    if source_id.dtype.kind not in "iu":
-        raise InputError(f"{what} has ids of the type {source_id.dtype}; they must be 64-bit integers")
-    if source_id.dtype.kind == "u" and len(source_id) and int(source_id.max()) > np.iinfo(np.int64).max:
-        raise InputError(
-            f"{what} has the id {int(source_id.max())}, which does not fit a signed 64-bit integer"
-        )
-    return source_id.astype(np.int64, copy=False)
 
 
 def check_unique_ids(source_id: npt.NDArray[Any], what: str = "the source catalogue") -> None:
@@ -195,4 +168,4 @@ def candidate_table(selected: SourceTable, matches: Matches) -> SourceTable:
         "psf_color_type": np.zeros(number, dtype=f"<U{COLOR_TYPE_LENGTH}"),
         "psf_max_value": np.full(number, np.nan, dtype=np.float32),
     }
-    return table.with_columns(columns, {**FLAG_COLUMNS, **STAR_COLUMNS})
+    return table.with_columns(columns)

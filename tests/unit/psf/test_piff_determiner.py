@@ -53,7 +53,7 @@ def test_the_registry_finds_the_determiner():
     module = determiners.get("piff")
     assert module.NAME == "piff"
     assert issubclass(module.Settings, object)
-    with pytest.raises(ConfigError, match=r"'psf'; .* exist: .*piff"):
+    with pytest.raises(ConfigError, match=r"no PSF determiner 'psf'; did you mean .* There are: .*piff"):
         determiners.get("psf")
 
 

@@ -44,7 +44,10 @@ class TestRegistry:
         assert callable(module.select)
 
     def test_unknown(self):
-        with pytest.raises(ConfigError, match="'sience' is not known; there are: flagged, null, objectSize"):
+        with pytest.raises(
+            ConfigError,
+            match=r"no source selector 'sience'; did you mean 'science'\? There are: flagged, null, objectSize",
+        ):
             selectors.get("sience")
 
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
 
+from finalchar.config_base import no_such_choice
 from finalchar.errors import ConfigError
 from finalchar.measure.plugin import MeasurementPlugin, PluginSettings
 
@@ -54,10 +55,7 @@ def get(name: str) -> PluginModule:
     if is_external(name):
         return _external(name)
     if name not in _modules():
-        raise ConfigError(
-            f"measurement.plugins.names lists {name!r}, which is not a measurement plugin"
-            f" (there are: {', '.join(names())})"
-        )
+        raise ConfigError(no_such_choice("measurement plugin", name, names()))
     return _modules()[name]
 
 

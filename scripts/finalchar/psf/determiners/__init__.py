@@ -14,6 +14,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from finalchar.config_base import no_such_choice
 from finalchar.errors import ConfigError
 
 __all__ = ["get", "names"]
@@ -33,7 +34,5 @@ def get(name: str) -> ModuleType:
         If there is no such determiner.
     """
     if name not in names():
-        raise ConfigError(
-            f"psf_determiner.name is {name!r}; the determiners that exist: {', '.join(names())}"
-        )
+        raise ConfigError(no_such_choice("PSF determiner", name, names()))
     return importlib.import_module(f"{__name__}.{name}")

@@ -13,6 +13,7 @@ import pkgutil
 import re
 from types import ModuleType
 
+from finalchar.config_base import no_such_choice
 from finalchar.errors import ConfigError
 
 __all__ = ["get", "names"]
@@ -35,7 +36,7 @@ def get(name: str) -> ModuleType:
         If there is none of this name.
     """
     if name not in names():
-        raise ConfigError(f"source_selector.name {name!r} is not known; there are: {', '.join(names())}")
+        raise ConfigError(no_such_choice("source selector", name, names()))
     return importlib.import_module(
         f"{__name__}.{re.sub('([A-Z])', lambda found: '_' + found[1].lower(), name)}"
     )
