@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from finalchar.errors import InputError, MissingColumnError
 from finalchar.formats.parquet_groups import GroupedTable, RowsOfTable
-from finalchar.stars.matching import exact_ids
+from finalchar.stars.exact_ids import exact_ids
 from finalchar.stars.tract_geometry import TractGeometry
 
 __all__ = ["TractSources", "read_tract_sources"]

@@ -77,6 +77,12 @@ def test_consolidation_does_not_depend_on_the_science_of_detectors() -> None:
     assert not [name for name in found if name.startswith(("measure.plugins", "stars.selectors", "apcorr"))]
 
 
+def test_association_depends_on_its_own_science_only() -> None:
+    found = provenance.closure("association")
+    assert {"stars.greedy_groups", "stars.selectors.science", "formats.parquet_groups"} <= set(found)
+    assert not [name for name in found if name.startswith(("measure", "psf", "stars.reserve", "tract_reg"))]
+
+
 def test_modules_found_by_name_are_in_a_registry() -> None:
     """Imports by name are seen in registries, which count as a whole, and as texts ``module:function``."""
     allowed = {"__init__.py", *(f"{name.replace('.', '/')}/__init__.py" for name in provenance.REGISTRIES)}

@@ -20,6 +20,11 @@ UNIT = {
     "product": "p",
 }
 TRACT = {**UNIT, "bands": {"r": {"digest": "d", "drawn": 3}}, "visits": [1], "token": "t"}
+STARS = {
+    **UNIT,
+    "outputs": {name: ["p", 1, 2, "h"] for name in ("isolated_star_cat", "isolated_star_sources")},
+    "token": "t",
+}
 LIST = {**UNIT, "rows": {"0": "x"}, "draws": {"1": "y"}, "token": "t"}
 BLOCKED = {**UNIT, "rows": {}, "blocked": {"status": "input_missing", "sentence": "gone"}, "token": "t"}
 STATUS = {
@@ -67,6 +72,7 @@ def read(reader: Callable[[str], Any], folder: Path, content: Any) -> Any:
     ("reader", "sound"),
     [
         (records.tract_record, TRACT),
+        (records.association_record, STARS),
         (records.list_record, LIST),
         (records.list_record, BLOCKED),
         (records.unit_record, {**UNIT, "token": "t"}),
@@ -94,6 +100,14 @@ def test_tracts_of_another_shape(tmp_path: Path) -> None:
             assert isinstance(record["token"] + record["outputs"]["reserved_stars"][3], str)
             assert 1 not in record.get("visits", ())[1:]
             assert all(isinstance(band["digest"], str) for band in record["bands"].values())
+
+
+def test_isolated_stars_of_another_shape(tmp_path: Path) -> None:
+    for content in (*variants(STARS), *variants({**STARS, "outputs": {}, "broken": "gone"})):
+        if (record := read(records.association_record, tmp_path, content)) is not None:
+            use_unit(record)
+            assert isinstance(record["token"] + record.get("broken", ""), str)
+            assert "broken" in record or len(record["outputs"]) == 2
 
 
 def test_lists_of_another_shape(tmp_path: Path) -> None:
