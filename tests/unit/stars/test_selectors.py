@@ -46,7 +46,7 @@ class TestRegistry:
     def test_unknown(self):
         with pytest.raises(
             ConfigError,
-            match=r"no source selector 'sience'; did you mean 'science'\? There are: flagged, null, objectSize",
+            match=r"no source selector 'sience'; did you mean 'science'\? There are: flagged, null",
         ):
             selectors.get("sience")
 
