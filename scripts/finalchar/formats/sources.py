@@ -135,8 +135,20 @@ def demand_column(table: Any, name: str, *, asked_by: str, remedy: str = "") -> 
     """
     if name not in table:
         origin = getattr(table, "origin", "the source catalogue")
-        raise MissingColumnError(name, table=origin, asked_by=asked_by, remedy=remedy, there=table)
+        there = [*table, *_aliased_names(table)]
+        raise MissingColumnError(name, table=origin, asked_by=asked_by, remedy=remedy, there=there)
     return np.asarray(table[name])
+
+
+def _aliased_names(table: Any) -> list[str]:
+    """Names under which the aliases of a table show its columns."""
+    aliases = getattr(table, "aliases", {})
+    return [
+        alias + name[len(target) :]
+        for alias, target in aliases.items()
+        for name in table
+        if name.startswith(target)
+    ]
 
 
 @dataclass(frozen=True)

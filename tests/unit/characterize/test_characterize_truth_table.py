@@ -347,6 +347,13 @@ def test_a_column_that_no_detector_has_is_an_error_that_names_file_setting_and_r
     assert inputs.sources.origin.endswith(".fits")
 
 
+def test_the_nearest_column_is_looked_for_among_the_aliases_too(inputs, config):
+    config = config.checked()
+    config.measure_ap_corr.refFluxName = "slot_CalbFlux"
+    result = characterize_detector(inputs=inputs, config=config, subtasks=QUICK)
+    assert result.status.sentence.endswith("(similar: 'slot_CalibFlux_instFlux')")
+
+
 def test_a_catalogue_without_the_calibration_flux_is_an_error(inputs, config):
     target = inputs.sources.aliases["slot_CalibFlux"]
     poor = without(inputs, *(name for name in inputs.sources.columns if name.startswith(f"{target}_")))
