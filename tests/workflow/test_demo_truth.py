@@ -62,12 +62,14 @@ def run(survey: Path) -> Runner:
 
 
 def configuration(survey: Path, name: str) -> Config:
-    """Return the demo's own settings; `many`: every third star reserved; `color`: that, and a colour term."""
+    """Return the demo's own settings; `many`: every third star reserved; others: that, and something more."""
     config = load_config(survey / "config.yaml")
     config.measurement.plugins.names = PLUGINS
     if name != "default":
         config.reserve_selection.reserve_fraction = 0.33
         config.reserve_selection.same_in_all_bands = True
+    if name == "psfex":
+        config.psf_determiner.name = "psfex"
     if name == "color":
         config.psf_determiner.piff.useColor = True
         config.psf_determiner.piff.color = {"r": "g-i", "i": "g-i"}
@@ -147,6 +149,17 @@ def test_residuals_of_reserved_stars_are_consistent_with_zero(run: Runner, name:
     stars = run(name).stars
     assert not (stars["calib_psf_reserved"] & stars["calib_psf_used"]).any()
     check_zero(stars[stars["calib_psf_reserved"]], f"{name}: all reserved stars", at_least)
+
+
+@pytest.mark.usefixtures("psfex")
+def test_residuals_with_psfex_are_consistent_with_zero(run: Runner) -> None:
+    outcome = run("psfex")
+    assert sorted(status for status in outcome.statuses.values() if status is not Status.OK) == [
+        Status.NO_ISOLATED_STARS,
+        Status.PSF_FAILED,
+    ]
+    stars = outcome.stars
+    check_zero(stars[stars["calib_psf_reserved"]], "psfex: all reserved stars", 110)
 
 
 @pytest.mark.parametrize("half", ["faint", "bright", "left", "right", "lower", "upper", "blue", "red"])
