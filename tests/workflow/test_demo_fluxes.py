@@ -23,8 +23,12 @@ LARGEST = 0.001
 @pytest.fixture(scope="module", name="run")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[str]]:
     """Return all stars of the demo survey, a third of them reserved, and the names of all fluxes."""
-    survey: Path = tmp_path_factory.mktemp("fluxes")
-    make_survey("demo", survey)
+    return measured_stars(tmp_path_factory.mktemp("fluxes"))
+
+
+def measured_stars(survey: Path, seed: int | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Simulate the survey of a seed and measure it; as `demo_run`."""
+    make_survey("demo", survey, seed, report=None)
     config = load_config(survey / "config.yaml")
     config.reserve_selection.reserve_fraction = 0.33
     config.reserve_selection.same_in_all_bands = True
@@ -78,7 +82,8 @@ def test_reserved_stars(run: tuple[pd.DataFrame, list[str]]) -> None:
     off = {name: median_ratio(stars, name, "calib_psf_reserved") for name in names}
     assert all(number > 250 for _, _, number in off.values())
     beyond = {name: each for name, each in off.items() if abs(each[0]) > LARGEST}
-    assert len(beyond) <= 2, beyond  # measured: one, modelfit_CModel_dev, 0.0011 +- 0.0011
+    # measured: one, modelfit_CModel_dev, 0.0011 +- 0.0011; twelve surveys give 0.0009 +- 0.0003
+    assert len(beyond) <= 2, beyond
     assert {name: each for name, each in beyond.items() if abs(each[0]) > 2.0 * each[1]} == {}
     precise = {name: each for name, each in off.items() if each[1] < LARGEST / 2.5}
     assert "ext_photometryKron_KronFlux" in precise
