@@ -60,7 +60,10 @@ class SourceTable:
         return isinstance(name, str) and self.resolve(name) in self.columns
 
     def __getitem__(self, name: str) -> Column:
-        return self.columns[self.resolve(name)]
+        try:
+            return self.columns[self.resolve(name)]
+        except KeyError:
+            raise MissingColumnError(name, table=self.origin, there=self) from None
 
     def __setitem__(self, name: str, values: Column) -> None:
         self.columns[self.resolve(name)] = values

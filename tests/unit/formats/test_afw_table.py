@@ -206,3 +206,15 @@ def test_units_as_astropy_spells_them(afw: str, astropy: str) -> None:
 
     assert astropy_unit(afw) == astropy
     assert units.Unit(astropy) == units.Unit(afw.replace("^", "**"))
+
+
+def test_a_missing_column_of_sources_is_named_with_the_file():
+    """Not a bare KeyError: a plugin that reads it must not flag star after star."""
+    from finalchar.formats.sources import SourceTable
+
+    table = SourceTable(
+        {"base_PsfFlux_instFlux": np.zeros(1)}, {}, {"slot_PsfFlux": "base_PsfFlux"}, "a/src.fits"
+    )
+    for part in (table, table.select([0]), table.with_columns({}), table.subset(["base_PsfFlux_instFlux"])):
+        with pytest.raises(InputError, match=r"a/src\.fits: the column 'slot_PsfFlux_flag' is missing"):
+            part["slot_PsfFlux_flag"]
