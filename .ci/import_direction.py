@@ -37,6 +37,7 @@ CONFIGURATION = (
     "config_checks",
     "config_choices",
     "config_fixed",
+    "config_input",
     "config_lsst",
     "config_sites",
     "config_stages",

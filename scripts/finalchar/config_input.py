@@ -39,13 +39,15 @@ class Images(Section):
     )
     offset: float = Field(0.0, description="number that was added to every pixel of the image, in counts")
     saturation: float | None = Field(
-        None, description="pixels of at least so many counts, sky included, get the mask plane SAT"
+        None, gt=0, description="pixels of at least so many counts, sky included, get the mask plane SAT"
     )
     gain: float | None = Field(None, gt=0, description="electrons per count")
     photon_noise: Literal["included", "add"] = Field(
         "included", description="add: the weight image is of sky and read noise only, image/gain is added"
     )
-    zero_point: float | None = Field(None, description="AB magnitude of one count; some plugins need it")
+    zero_point: float | None = Field(
+        None, ge=-100, le=100, description="AB magnitude of one count; some plugins need it"
+    )
     background: Literal["subtracted", "subtract"] = Field(
         "subtracted", description="whether the background was subtracted, or is to be (by sep)"
     )
