@@ -568,7 +568,7 @@ class Plan:
             return
         tables = [path for row in self.survey.tracts.values() for path in tract_files(row).values()]
         archives = {
-            "exposures": [row["exposure"] for row in rows],
+            "exposures": [sheets.detector_files(row)["exposure"] for row in rows],
             "source catalogues": [row["src"] for row in rows],
             "tract tables": tables,
         }
