@@ -30,6 +30,7 @@ def check_together(config: Config) -> None:
     _check_stamps(config)
     _check_external_settings(config)
     _check_columns(config)
+    _check_slots(config)
 
 
 def _check_stamps(config: Config) -> None:
@@ -92,3 +93,17 @@ def _check_columns(config: Config) -> None:
         )
     except ConfigError as error:
         raise ConfigError(str(error), (*PLUGINS, "names")) from None
+
+
+def _check_slots(config: Config) -> None:
+    """Refuse slots that were set and stay empty; a default whose plugin is not run is as good as null."""
+    from finalchar.measure.schema import empty_slots
+
+    slots = config.measurement.slots
+    for slot, target in empty_slots(config.measurement, config.compatibility).items():
+        if target != type(slots).model_fields[slot].default:
+            raise ConfigError(
+                f"Configuration key 'measurement.slots.{slot}': no plugin that is run writes '{target}'; name "
+                "one of measurement.plugins.names, or set the slot to null.",
+                ("measurement", "slots", slot),
+            )

@@ -20,6 +20,7 @@ __all__ = [
     "aliases_of",
     "check_columns",
     "correctable_fluxes",
+    "empty_slots",
     "expand_aliases",
     "external_settings",
     "make_output_table",
@@ -129,6 +130,20 @@ def check_columns(
         f"the column {column!r} is written by {' and by '.join(writers)}; take one of these plugins out of"
         " measurement.plugins.names"
     )
+
+
+def empty_slots(settings: Any, compatibility: str = "fixed") -> dict[str, str]:
+    """Return the settings of slots that name what no plugin writes, with the name (0.3).
+
+    Only slots that this measurement fills; the others are taken over from the catalogue.
+    """
+    columns = [field.name for plugin in active_plugins(settings, compatibility) for field in plugin.fields()]
+    named = {field: getattr(settings.slots, field, None) for field in OWN_SLOTS.values()}
+    return {
+        field: target
+        for field, target in named.items()
+        if target is not None and not any(column.startswith(f"{target}_") for column in columns)
+    }
 
 
 def _title(plugin: MeasurementPlugin[Any]) -> str:

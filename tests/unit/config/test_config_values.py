@@ -347,6 +347,15 @@ def test_limits_that_nothing_can_pass_are_refused(load, text, message):
         load(text)
 
 
+def test_a_slot_that_nothing_fills_is_refused(load):
+    with pytest.raises(
+        ConfigError, match=r"line 1: .*slots\.psfFlux': no plugin that is run writes 'base_PsfFlx'"
+    ):
+        load("measurement: {slots: {psfFlux: base_PsfFlx}}")
+    load("measurement: {slots: {modelFlux: ext_photometryKron_KronFlux, apFlux: base_OfTheCatalogue}}")
+    load("measurement: {plugins: {names: [base_PsfFlux]}}")  # default slots without their plugins are empty
+
+
 def test_assignments_may_pass_through_a_contradiction_but_none_is_used():
     config = Config()
     limits = config.source_selector.science.signalToNoise
