@@ -103,7 +103,7 @@ def _check_slots(config: Config) -> None:
     for slot, target in empty_slots(config.measurement, config.compatibility).items():
         if target != type(slots).model_fields[slot].default:
             raise ConfigError(
-                f"Configuration key 'measurement.slots.{slot}': no plugin that is run writes '{target}'; name "
-                "one of measurement.plugins.names, or set the slot to null.",
+                f"Configuration key 'measurement.slots.{slot}': no plugin that is run writes '{target}'; "
+                "name one of measurement.plugins.names, or set the slot to null.",
                 ("measurement", "slots", slot),
             )
