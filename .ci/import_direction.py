@@ -25,7 +25,7 @@ ROOMS = (
     ("sky_moments", "stamps"),
     ("characterize",),
     ("consolidate",),
-    ("export",),
+    ("export", "source_tables"),
     ("task",),
     ("report",),
     ("simulate",),

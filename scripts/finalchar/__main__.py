@@ -47,6 +47,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     explain.add_argument("detector", type=int)
     redo.add_argument("visit", type=int)
     redo.add_argument("detector", type=int, nargs="?")
+    command("tabulate", "write the source tables of the visits of plain images, named in detectors.csv")
     command("verify", "hash every input and product and compare with the records")
     export = commands.add_parser("export", help="write files for the plain PSF libraries")
     export.add_argument("format", choices=["piff"])
@@ -109,13 +110,20 @@ def perform_on_survey(given: argparse.Namespace) -> int:
     config = Path(given.config.name)
     if given.command == "run":
         return commands.run(CLONE, config, given.overrides, given.snakemake)
-    survey = Configured.read(config, given.overrides).survey()
+    configured = Configured.read(config, given.overrides)
+    survey = configured.survey()
     if given.command == "status":
         lines = commands.status(plan.Plan(survey))
     elif given.command == "explain":
         lines = commands.explain(plan.Plan(survey), given.visit, given.detector)
     elif given.command == "redo":
         lines = commands.redo(survey, given.visit, given.detector)
+    elif given.command == "tabulate":
+        from finalchar.source_tables import write_source_tables
+
+        lines = write_source_tables(
+            survey.visits, survey=Path(survey.folder), settings=configured.config.input
+        )
     else:
         lines, is_sound = commands.verify(survey)
         print("\n".join(lines))

@@ -110,7 +110,8 @@ def _write_catalogue(path: Path, sources: SourceTable) -> None:
         dtype=[("NUMBER", "i4"), ("FLAGS", "i2")]
         + [(f"{axis}WIN_IMAGE", "f8") for axis in "XY"]
         + [(f"ERR{part}WIN_IMAGE", "f4") for part in ("A", "B", "THETA")]
-        + [(name, "f8") for name in ("FLUX_AUTO", "FLUXERR_AUTO")],
+        + [(name, "f8") for name in ("FLUX_AUTO", "FLUXERR_AUTO")]
+        + [("CLASS_STAR", "f4")],
     )
     rows["NUMBER"] = np.arange(1, len(sources) + 1)
     blended = (sources["parent"] != 0) | (sources["deblend_nChild"] > 0)
@@ -121,6 +122,7 @@ def _write_catalogue(path: Path, sources: SourceTable) -> None:
         rows[f"ERR{part}WIN_IMAGE"] = sources[f"slot_Centroid_{axis}Err"]
     rows["FLUX_AUTO"] = sources["base_GaussianFlux_instFlux"]
     rows["FLUXERR_AUTO"] = sources["base_GaussianFlux_instFluxErr"]
+    rows["CLASS_STAR"] = 1.0 - sources["base_ClassificationSizeExtendedness_value"]
     header = np.zeros(1, dtype=[("Field Header Card", "S80", (2,))])
     header["Field Header Card"] = [["SIMPLE  =                    T", "END"]]
     with fitsio.FITS(path, "rw", clobber=True) as file:
@@ -148,12 +150,12 @@ def _tract_sheet(tracts: list[TractRow]) -> str:
 
 
 def _detector_sheet(rows: list[DetectorRow]) -> str:
-    lines = ["visit,detector,band,exposure,src,weight,flag,gain"]
+    lines = ["visit,detector,band,exposure,src,weight,flag,gain,source_table"]
     for row in rows:
         visit = _plain_visit(row.visit)
         name = f"{visit}_{row.detector}.fits"
         files = f"image_{name}[0],cat_{name},weight_{name}[0],flag_{name}"
-        lines.append(f"{visit},{row.detector},{row.band},{files},1.0")
+        lines.append(f"{visit},{row.detector},{row.band},{files},1.0,source_table_{visit}.parquet")
     return "\n".join(lines) + "\n"
 
 
