@@ -31,6 +31,7 @@ def check_together(config: Config) -> None:
     _check_external_settings(config)
     _check_columns(config)
     _check_slots(config)
+    _check_corrected_fluxes(config)
 
 
 def _check_stamps(config: Config) -> None:
@@ -107,3 +108,22 @@ def _check_slots(config: Config) -> None:
                 "name one of measurement.plugins.names, or set the slot to null.",
                 ("measurement", "slots", slot),
             )
+
+
+def _check_corrected_fluxes(config: Config) -> None:
+    """Refuse exceptions from the aperture corrections for fluxes that are not corrected anyhow."""
+    from finalchar.measure.schema import correctable_fluxes
+
+    settings = config.apply_ap_corr
+    if not settings.ignoreList and not settings.proxies:
+        return
+    fluxes = correctable_fluxes(config.measurement, config.compatibility)
+    for key, names in (("ignoreList", settings.ignoreList), ("proxies", list(settings.proxies))):
+        for name in names:
+            if name not in fluxes:
+                close = nearest(name, fluxes)
+                hint = f"did you mean '{close}'?" if close else f"there are: {', '.join(fluxes)}."
+                raise ConfigError(
+                    f"Configuration key 'apply_ap_corr.{key}': no flux '{name}' is corrected; {hint}",
+                    ("apply_ap_corr", key),
+                )

@@ -177,7 +177,7 @@ def sets_of_names():
 
 @pytest.mark.parametrize("path", list(sets_of_names()))
 def test_order_of_a_set_of_names_decides_nothing(path):
-    names = ["base_PsfFlux", "base_GaussianFlux", "base_FPPosition"]
+    names = ["base_PsfFlux", "base_GaussianFlux", "modelfit_CModel"]
     one, other = activated(path), activated(path)
     if path.endswith("plugins.names"):
         names = [*one.measurement.plugins.names]

@@ -356,6 +356,15 @@ def test_a_slot_that_nothing_fills_is_refused(load):
     load("measurement: {plugins: {names: [base_PsfFlux]}}")  # default slots without their plugins are empty
 
 
+@pytest.mark.parametrize("value", ["ignoreList: [base_PsfFlx]", "proxies: {base_PsfFlx: base_PsfFlux}"])
+def test_exceptions_for_a_flux_that_is_not_corrected_are_refused(load, value):
+    with pytest.raises(
+        ConfigError, match=r"line 1: .*apply_ap_corr\.\w+': no flux 'base_PsfFlx' is corrected; did you mean"
+    ):
+        load(f"apply_ap_corr: {{{value}}}")
+    load("apply_ap_corr: {ignoreList: [base_PsfFlux], proxies: {modelfit_CModel: of_the_exposure}}")
+
+
 def test_assignments_may_pass_through_a_contradiction_but_none_is_used():
     config = Config()
     limits = config.source_selector.science.signalToNoise
