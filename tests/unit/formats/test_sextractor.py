@@ -51,7 +51,13 @@ def rows_of(truth: np.ndarray, first_pixel: int = 1) -> np.ndarray:
     columns = [("NUMBER", "i4"), ("FLAGS", "i2"), ("XWIN_IMAGE", "f8"), ("YWIN_IMAGE", "f8")]
     columns += [(f"ERR{part}WIN_IMAGE", "f4") for part in ("A", "B", "THETA")]
     columns += [(f"{axis}2WIN_IMAGE", "f8") for axis in ("X", "Y")] + [("XYWIN_IMAGE", "f8")]
-    columns += [("FLUX_AUTO", "f4"), ("FLUXERR_AUTO", "f4"), ("FLUX_APER", "f4", (2,)), ("NAME", "S4"), ("CLASS_STAR", "f4")]
+    columns += [
+        ("FLUX_AUTO", "f4"),
+        ("FLUXERR_AUTO", "f4"),
+        ("FLUX_APER", "f4", (2,)),
+        ("NAME", "S4"),
+        ("CLASS_STAR", "f4"),
+    ]
     rows = np.zeros(len(truth), dtype=columns)
     rows["NUMBER"] = np.arange(1, len(truth) + 1)
     rows["XWIN_IMAGE"], rows["YWIN_IMAGE"] = (truth + first_pixel).T

@@ -55,8 +55,8 @@ def test_isolated_stars_are_those_of_the_truth(survey):
         found |= set(np.asarray(made.sources["sourceId"]).tolist())
         truth = read_columns(survey / f"isolated_star_sources_{tract}.parquet", ["sourceId"])
         given |= set(truth["sourceId"].tolist())
-    # Blends are told by other measures here.  Those beside are stars near edges and defects, which LSST's flags
-    # of whole footprints leave out and those of a circle do not.
+    # Blends are told by other measures here.  Those beside are stars near edges and defects, which LSST's
+    # flags of whole footprints leave out and those of a circle do not.
     assert len(found & given) > 0.9 * len(given)
     assert len(found - given) < 0.5 * len(given)
 
