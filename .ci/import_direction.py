@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).resolve().parent.parent / "scripts" / "finalchar"
 
 # In the order in which data flows.  Modules of one line may import each other.
 ROOMS = (
-    ("errors", "status", "strict_yaml", "config_base", "programs"),
+    ("errors", "status", "strict_yaml", "config_base", "programs", "hdu_names"),
     ("sheets", "layout", "tract_regions"),
     ("formats",),
     ("stars",),

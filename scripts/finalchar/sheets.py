@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from finalchar.errors import SheetError
+from finalchar.hdu_names import file_and_hdu
 from finalchar.tract_regions import OPTIONAL_REGION_COLUMNS, REGION_COLUMNS, SOURCE_TABLE, Region, read_region
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "check_images",
     "check_tracts",
     "detector_files",
-    "file_and_hdu",
     "image_details",
     "read_detectors",
     "read_tracts",
@@ -49,7 +49,6 @@ OPTIONAL_DETECTOR_COLUMNS = ("tracts", SOURCE_TABLE, *IMAGE_COLUMNS, *NUMBER_COL
 TRACT_COLUMNS = ("tract", "isolated_star_cat", "isolated_star_sources")
 OPTIONAL_TRACT_COLUMNS = ("fgcm_standard_star", *OPTIONAL_REGION_COLUMNS)
 
-_HDU = re.compile(r"\[([0-9]{1,4})\]\Z", re.ASCII)
 _DIGITS = re.compile(r"[0-9]+\Z", re.ASCII)
 _BAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*\Z", re.ASCII)
 IDENTIFIERS = ("visit", "detector", "tract")
@@ -226,12 +225,6 @@ def check_tracts(path: str | Path, detectors: Sequence[DetectorRow], tracts: Seq
                     f"{path}, line {line}: the tract {tract} of the column 'tracts' is not in the sheet of "
                     "tracts; add it there or correct the number."
                 )
-
-
-def file_and_hdu(text: str) -> tuple[str, int | None]:
-    """Path and HDU of ``file.fits[1]``; None where no HDU is named."""
-    found = _HDU.search(text)
-    return (text[: found.start()], int(found[1])) if found else (text, None)
 
 
 def detector_files(row: Mapping[str, Any]) -> dict[str, str]:

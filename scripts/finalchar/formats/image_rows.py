@@ -8,7 +8,7 @@ from typing import Any
 
 from finalchar.errors import InputError
 from finalchar.formats.image_set import Background, ImageSet, Plane
-from finalchar.sheets import file_and_hdu
+from finalchar.hdu_names import file_and_hdu
 
 __all__ = ["image_set_of_row"]
 
