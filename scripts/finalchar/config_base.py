@@ -78,6 +78,8 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            value = value.item()  # exactly the same number as Python knows it
         refuse_unfit(cls.__pydantic_fields__[str(info.field_name)].annotation, value)
         return value
 

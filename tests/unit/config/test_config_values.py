@@ -4,6 +4,7 @@ import json
 import re
 from typing import get_origin
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,6 +104,18 @@ def test_attribute_assignment_raises_at_once():
         config.measure_ap_corr.fitConfig.orderX = True
     config.reserve_selection.reserve_fraction = 0.25
     assert config.reserve_selection.reserve_fraction == 0.25
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = Config()
+    config.measure_ap_corr.fitConfig.orderX = np.int64(3)
+    config.reserve_selection.reserve_fraction = np.float64(0.25)
+    config.do_add_sky_moments = np.bool_(True)
+    assert type(config.measure_ap_corr.fitConfig.orderX) is int
+    assert type(config.do_add_sky_moments) is bool
+    json.dumps(config.to_plain())
+    with pytest.raises(ConfigError, match=r"orderX' must be a whole number, not 3\.5"):
+        config.measure_ap_corr.fitConfig.orderX = np.float64(3.5)
 
 
 def test_an_assigned_section_is_checked_and_keeps_its_path():

@@ -23,8 +23,6 @@ ANY_NUMBER = {
     "*.nComponents": "goes with profileName, and is checked with it",
     "*.noiseOffset": "counts of either sign",
     "*.offset": "counts of either sign",
-    "*.zero_point": "magnitudes",
-    "*.saturation": "counts, above a sky of either sign",
 }
 
 
