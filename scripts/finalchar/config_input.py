@@ -156,6 +156,8 @@ def with_preset(root: type[Section], values: Mapping[str, Any]) -> dict[str, Any
     ConfigError
         If there is no such preset, or it is not a configuration.
     """
+    if values.keys() >= root.model_fields.keys() and _is_complete(Input, values["input"]):
+        return dict(values)  # of a configuration that had its preset, whatever the file says by now
     plain, seen = dict(values), {"lsst"}
     name = _preset_of(values)
     while isinstance(name, str) and name not in seen:
@@ -164,6 +166,20 @@ def with_preset(root: type[Section], values: Mapping[str, Any]) -> dict[str, Any
         name = _preset_of(below)
         plain = _merged(root, below, plain)
     return plain
+
+
+def _is_complete(section: type[Section], values: Any) -> bool:
+    """Whether plain values say everything of a section."""
+    fields = section.model_fields
+    return (
+        isinstance(values, Mapping)
+        and values.keys() >= fields.keys()
+        and all(
+            _is_complete(below, values[name])
+            for name in fields
+            if (below := section_in(fields[name].annotation)) is not None
+        )
+    )
 
 
 def _preset_of(values: Mapping[str, Any]) -> Any:

@@ -311,6 +311,8 @@ def test_a_preset_stands_beneath_the_settings(tmp_path):
     mine.unlink()
     with pytest.raises(ConfigError, match=r"mine\.yaml' does not exist"):
         load_config(tmp_path / "config.yaml")
+    # A job makes the configuration of all its values, and does not look at presets again.
+    assert Config(**config.to_plain()).to_plain() == config.checked().to_plain() == config.to_plain()
 
 
 def test_the_kind_of_the_weight_must_be_stated():
