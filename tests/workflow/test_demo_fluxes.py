@@ -20,6 +20,10 @@ LARGEST = 0.001
 """What the median ratio of a corrected flux to the reference flux may differ from 1 by."""
 
 
+SIGNAL_TO_NOISE = 200.0
+"""``measure_ap_corr.sourceSelector.science.signalToNoise.minimum``: a permille needs as much."""
+
+
 @pytest.fixture(scope="module", name="run")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, list[str]]:
     """Return all stars of the demo survey, a third of them reserved, and the names of all fluxes."""
@@ -63,6 +67,18 @@ def median_ratio(stars: pd.DataFrame, name: str, kind: str) -> tuple[float, floa
 
 def test_all_fluxes_of_the_list_are_there(run: tuple[pd.DataFrame, list[str]]) -> None:
     assert len(run[1]) == 31
+
+
+@pytest.mark.parametrize(("kind", "least"), [("calib_psf_used", 180), ("calib_psf_reserved", 100)])
+def test_stars_bright_enough_for_the_corrections(
+    run: tuple[pd.DataFrame, list[str]], kind: str, least: int
+) -> None:
+    """The stars above the S/N from which corrections are measured: every flux, used and reserved."""
+    stars, names = run
+    bright = stars[stars["base_PsfFlux_instFlux"] > SIGNAL_TO_NOISE * stars["base_PsfFlux_instFluxErr"]]
+    off = {name: median_ratio(bright, name, kind) for name in names}
+    assert all(number > least for _, _, number in off.values())
+    assert {name: each for name, each in off.items() if abs(each[0]) > LARGEST} == {}
 
 
 def test_used_stars(run: tuple[pd.DataFrame, list[str]]) -> None:
