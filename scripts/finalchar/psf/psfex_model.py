@@ -95,7 +95,8 @@ class PsfexModel:
     def _draw(self, x: FloatArray, y: FloatArray, dx: FloatArray, dy: FloatArray) -> FloatArray:
         models = _weighted_sum(self.terms(x=x, y=y), self.stored.components)
         arrays = resample(models, self.size, self.stored.pixel_step, dx=dx, dy=dy)
-        return np.asarray(arrays.astype(np.float64) / self._sums(arrays)[:, np.newaxis, np.newaxis])
+        with np.errstate(invalid="ignore", divide="ignore"):  # a model without light is not a number
+            return np.asarray(arrays.astype(np.float64) / self._sums(arrays)[:, np.newaxis, np.newaxis])
 
     def _sums(self, arrays: npt.NDArray[np.float32]) -> FloatArray:
         """Sums of images; those of the reference are added up pixel by pixel in single precision."""

@@ -31,6 +31,8 @@ FWHM_OF_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 SIGMA_OF_QUARTILES = 0.741301109252802
 """Standard deviation of a normal distribution over the distance of its quartiles."""
 CLIP = 3.0
+LARGEST_FLUX = 1e12
+"""Counts; a larger one is a placeholder, and its square no number in the program's single precision."""
 LEAST_GOOD_PART = 0.5
 """Stars with a smaller part of good pixels are left out unless the reference is followed."""
 
@@ -239,7 +241,8 @@ def _unusable(
             ("stars_of_flagged_flux", flux_flag(settings.photometricFluxField)),
         ):
             reasons[reason] = demand_column(catalogue, name, asked_by=asked).astype(bool)
-    return {**reasons, "stars_without_flux": ~(np.isfinite(flux) & (flux > 0))}
+    with np.errstate(invalid="ignore"):
+        return {**reasons, "stars_without_flux": ~((flux > 0) & (flux < LARGEST_FLUX))}
 
 
 def _first_reasons(reasons: Mapping[str, BoolArray], number: int) -> tuple[BoolArray, dict[str, int]]:

@@ -253,6 +253,7 @@ def test_star_without_good_pixels_is_left_out(found, exposure, places):
         ("base_CircularApertureFlux_9_0_instFlux", np.nan, "stars_without_flux"),
         ("base_CircularApertureFlux_9_0_instFlux", np.inf, "stars_without_flux"),
         ("base_CircularApertureFlux_9_0_instFlux", -50.0, "stars_without_flux"),
+        ("base_CircularApertureFlux_9_0_instFlux", 1e30, "stars_without_flux"),
         ("base_CircularApertureFlux_9_0_instFlux", 0.0, "stars_without_flux"),
     ],
 )
@@ -361,6 +362,12 @@ def test_impossible_settings_are_refused(name, value):
     settings = determiner.Settings()
     with pytest.raises(ConfigError, match=name):
         setattr(settings, name, value)
+
+
+@pytest.mark.parametrize(("sampling", "size"), [(0.03, 1367), (30.0, 1)])
+def test_model_of_an_impossible_size_is_refused(sampling, size):
+    with pytest.raises(ConfigError, match=f"make a model of {size} pixels a side"):
+        determiner.check_settings(determiner.Settings(samplingSize=sampling))
 
 
 def test_environment_is_not_changed(found, exposure):

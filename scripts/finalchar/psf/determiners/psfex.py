@@ -20,7 +20,7 @@ import numpy.typing as npt
 from pydantic import field_validator
 
 from finalchar.config_base import Field, NameSet, Section, only
-from finalchar.errors import PsfError
+from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.psfs import PsfexPsf
 from finalchar.psf.down_sampling import down_sample
@@ -34,11 +34,12 @@ from finalchar.psf.psfex_stars import SampleImage, Samples, psfex_samples, sampl
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
 
-__all__ = ["NAME", "Settings", "determine"]
+__all__ = ["NAME", "Settings", "check_settings", "determine"]
 
 NAME = "psfex"
 PERSISTED_CLASS = "PsfexPsf"
-LARGEST_MODEL = 1024
+SMALLEST_MODEL, LARGEST_MODEL = 5, 1023
+"""Side of the model, pixels."""
 REFINED_FWHM = 3.0
 """Pixels; PIXEL_AUTO refines models of sharper stars."""
 UNUSED = "not used, by the reference neither"
@@ -99,6 +100,29 @@ class Settings(Section):
         return value
 
 
+def check_settings(settings: Settings, *, compatibility: str = "fixed") -> None:
+    """Check that stamps and sampling make a model of a possible size (selection specification 7.2).
+
+    Raises
+    ------
+    ConfigError
+        If it would be too small or too large.
+    """
+    if settings.stampSize is not None:
+        _model_size(settings.stampSize, settings.samplingSize)
+
+
+def _model_size(stamp_size: int, sampling: float) -> int:
+    size = 2 * int(0.5 * stamp_size / sampling) + 1
+    if not SMALLEST_MODEL <= size <= LARGEST_MODEL:
+        raise ConfigError(
+            f"psf_determiner.psfex: stamps of {stamp_size} pixels (stampSize) in steps of {sampling:g} "
+            f"(samplingSize) make a model of {size} pixels a side; {SMALLEST_MODEL} to {LARGEST_MODEL} are "
+            "possible."
+        )
+    return size
+
+
 def determine(
     candidates: Candidates,
     exposure: Exposure,
@@ -130,8 +154,8 @@ def determine(
 
     Raises
     ------
-    MissingProgramError
-        If the program is missing.
+    MissingProgramError, ConfigError
+        If the program is missing, or the model has an impossible size.
     PsfError
         If there are too few stars, or the program does not leave a model.
     """
@@ -172,7 +196,7 @@ class _Plan:
 
 def _plan(samples: Samples, shared: SampleImage, settings: Settings) -> _Plan:
     """Size (7.2), degree (7.4) and basis (7.5) of the model."""
-    size = 2 * int(0.5 * samples.size / settings.samplingSize) + 1
+    size = _model_size(samples.size, settings.samplingSize)
     degree = lowered_degree(settings.spatialOrder, len(samples))
     if degree == 0:
         raise PsfError(
@@ -187,7 +211,7 @@ def _plan(samples: Samples, shared: SampleImage, settings: Settings) -> _Plan:
             degree,
         )
     refined = settings.psfexBasis == "PIXEL" or bool(shared.fwhm < REFINED_FWHM)
-    return _Plan(min(size, LARGEST_MODEL), settings.samplingSize, degree, refined)
+    return _Plan(size, settings.samplingSize, degree, refined)
 
 
 def _needed(degree: int) -> int:
