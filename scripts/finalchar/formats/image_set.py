@@ -43,8 +43,8 @@ MOST_BITS = 63
 
 LARGEST_SCATTER_RATIO = 2.0
 """Factor between the scatter of the sky and what the weight plane says, beyond which its meaning is wrong."""
-FEWEST_PIXELS = 1000
-"""With fewer pixels nothing is said about their scatter."""
+FEWEST_PIXELS, MOST_PIXELS = 1000, 1_000_000
+"""With fewer pixels nothing is said about their scatter; of more, every so many rows are looked at."""
 FINEST_STEPS = 2.0
 """Noise of fewer steps of a digitised image shows no scatter that could be compared."""
 LAG = 4
@@ -191,18 +191,18 @@ def _same_shape(path: Path, plane: npt.NDArray[Any], shape: tuple[int, ...]) -> 
 def _variance(images: ImageSet, shape: tuple[int, ...]) -> tuple[FloatImage, BoolArray]:
     """Return the variance and which pixels are bad by their weight."""
     unit = _hdu(images.weight)
-    weight = np.asarray(read_image(unit), dtype=np.float64)
+    weight = np.ascontiguousarray(read_image(unit), dtype=np.float32)
     _same_shape(images.weight.path, weight, shape)
     bad = ~np.isfinite(weight) | (weight <= 0.0)
     if images.weight_kind == "inverse_variance" and _is_quantised(unit) and not np.any(weight == 0.0):
         bad |= _quantised_zeros(images.weight.path, weight, bad)
+    variance = weight
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        variance = {
-            "inverse_variance": lambda: 1.0 / weight,
-            "variance": lambda: weight,
-            "standard_deviation": lambda: weight * weight,
-        }[images.weight_kind]()
-        return variance.astype(np.float32), bad
+        if images.weight_kind == "inverse_variance":
+            variance = np.float32(1.0) / weight
+        elif images.weight_kind == "standard_deviation":
+            variance = weight * weight
+    return variance, bad | ~np.isfinite(variance)  # 1e30 is the variance of nothing
 
 
 def _is_quantised(unit: Hdu) -> bool:
@@ -211,7 +211,7 @@ def _is_quantised(unit: Hdu) -> bool:
     return header.get("ZIMAGE") is True and header.text("ZQUANTIZ", "NONE") != "NONE"
 
 
-def _quantised_zeros(path: Path, weight: npt.NDArray[np.float64], bad: BoolArray) -> BoolArray:
+def _quantised_zeros(path: Path, weight: FloatImage, bad: BoolArray) -> BoolArray:
     """Return which weights were zero before quantisation (`QUANTISED_ZERO_FRACTION`)."""
     if bad.all():
         return np.zeros_like(bad)
@@ -236,6 +236,8 @@ def _check_scatter(
     images: ImageSet, image: FloatImage, variance: FloatImage, bad: BoolArray, *, step: float
 ) -> None:
     """Compare the scatter of the sky with what the weight plane says (known failure K08)."""
+    rows = slice(None, None, max(1, image.size // MOST_PIXELS))
+    image, variance, bad = image[rows], variance[rows], bad[rows]
     left, right = (slice(None, -LAG), slice(LAG, None)) if image.shape[1] > LAG else (slice(0), slice(0))
     good = ~(bad[:, left] | bad[:, right])
     if good.sum() < FEWEST_PIXELS:
@@ -307,16 +309,17 @@ def _mask(images: ImageSet, image: FloatImage, planes: Mapping[str, int]) -> npt
     return mask
 
 
-def _whole(path: Path, flags: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _whole(path: Path, flags: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return flags as whole numbers; unsigned ones are stored with a zero point and read as floats."""
-    is_integer = flags.dtype.kind in "iu"
-    whole = flags.astype(np.int64) if is_integer or np.isfinite(flags).all() else None
-    if whole is None or (not is_integer and (whole != flags).any()):
+    if flags.dtype.kind in "iu":
+        return np.ascontiguousarray(flags, dtype=flags.dtype.newbyteorder("="))
+    whole = flags.astype(np.int64) if np.isfinite(flags).all() else None
+    if whole is None or (whole != flags).any():
         raise InputError(f"{path} is not an image of integers, flags cannot be read from it")
     return whole
 
 
-def _is_flagged(flags: npt.NDArray[np.int64], numbers: Sequence[int], images: ImageSet) -> BoolArray:
+def _is_flagged(flags: npt.NDArray[Any], numbers: Sequence[int], images: ImageSet) -> BoolArray:
     """Return the pixels with one of the bits, or codes."""
     if images.flag_kind == "values":
         return np.isin(flags, numbers)
@@ -325,6 +328,6 @@ def _is_flagged(flags: npt.NDArray[np.int64], numbers: Sequence[int], images: Im
         raise InputError(
             f"input.images.flags: there is no bit {wrong[0]}, bits are numbered from 0 to {MOST_BITS - 1}"
         )
-    bits = np.int64(sum(1 << number for number in set(numbers)))
+    bits = np.array(sum(1 << number for number in set(numbers)), dtype=np.int64).astype(flags.dtype)
     found: BoolArray = (flags & bits) != 0
     return found

@@ -220,3 +220,26 @@ def test_an_empty_catalogue(tmp_path: Path, truth: np.ndarray, exposure: Exposur
     assert len(table) == 0
     assert table["id"].dtype == np.int64
     assert table["catalogue_flag_blended"].dtype == bool
+
+
+def test_nulls_of_whole_numbers(tmp_path: Path, truth: np.ndarray, exposure: Exposure) -> None:
+    """K10: a null is refused where a whole number is needed, and NaN where a number is."""
+    from astropy.io import fits
+
+    rows = rows_of(truth)
+    number = rows["NUMBER"].astype(np.int64) + 592916301234567890
+    number[3] = -99
+    flux = rows["FLUX_AUTO"].astype(np.int32)
+    flux[5] = -1
+    columns = [
+        fits.Column("ID", "K", null=-99, array=number),
+        fits.Column("FLUX", "J", null=-1, array=flux),
+        *(fits.Column(name, "D", array=rows[name]) for name in ("XWIN_IMAGE", "YWIN_IMAGE", "FLUXERR_AUTO")),
+        *(fits.Column(name, "J", array=rows[name]) for name in ("NUMBER", "FLAGS")),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "cat.fits")
+    changes = {"flux": "FLUX", "error_ellipse": [], "columns": {}}
+    with pytest.raises(InputError, match=r"cat\.fits: the column 'ID' has nulls"):
+        read(tmp_path / "cat.fits", exposure, id="ID", id_rule="as_given", **changes)
+    table = read(tmp_path / "cat.fits", exposure, **changes)
+    assert np.flatnonzero(np.isnan(table["catalogue_Flux_instFlux"])).tolist() == [5]
