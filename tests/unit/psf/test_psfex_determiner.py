@@ -316,6 +316,13 @@ def test_stars_at_one_place_do_not_determine_a_polynomial(exposure, found):
         determine_and_accept()
 
 
+def test_stars_in_one_column_do_not_determine_a_polynomial(exposure, places):
+    column = np.column_stack([np.full(NUMBER, 350.0), places[:, 1]])
+    found = with_catalogue(candidates(exposure, column), 3e5)
+    with pytest.raises(PsfError, match="one row or column"):
+        determine(found, exposure)
+
+
 def test_image_without_noise_is_refused(found, exposure):
     flat = replace(exposure, image=np.zeros_like(exposure.image))
     with pytest.raises(PsfError, match="no noise"):

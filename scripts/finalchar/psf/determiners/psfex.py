@@ -203,6 +203,10 @@ def _plan(samples: Samples, shared: SampleImage, settings: Settings) -> _Plan:
             f"There are too few good stars to determine the PSF: {len(samples)} of at least "
             f"{_needed(1)}; the order {settings.spatialOrder} becomes 0."
         )
+    if np.ptp(samples.x) == 0 or np.ptp(samples.y) == 0:
+        raise PsfError(
+            f"The {len(samples)} stars stand in one row or column, which does not tell how the PSF varies."
+        )
     if degree < settings.spatialOrder:
         log.warning(
             "%d stars: the order of the PSF is lowered from %d to %d.",
