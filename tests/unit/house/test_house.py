@@ -207,3 +207,9 @@ def test_make_help_lists_the_commands():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in ("run", "test", "lint", "parity", "bench", "scale", "test-slurm", "test-staleness"):
         assert f"make {name} " in out
+
+
+def test_names_of_test_files_are_unique():
+    """Pytest imports them by name: two of one name cannot be run together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
