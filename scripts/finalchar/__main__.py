@@ -50,7 +50,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     command("tabulate", "write the source tables of the visits of plain images, named in detectors.csv")
     command("verify", "hash every input and product and compare with the records")
     export = commands.add_parser("export", help="write files for the plain PSF libraries")
-    export.add_argument("format", choices=["piff"])
+    export.add_argument("format", choices=["piff", "psfex"])
     export.add_argument("path", type=Path, help="a product (FITS), or a visit's folder")
     export.add_argument("output", type=Path, nargs="?", help="file to write, default: beside the product")
     simulate = commands.add_parser("simulate", help="write a simulated survey")
@@ -84,9 +84,10 @@ def perform(given: argparse.Namespace) -> int:
         make_survey(given.kind, given.folder, form=given.form)
         return 0
     if given.command == "export":
-        from finalchar.psf.export import export_piff
+        from finalchar.psf import export
 
-        print(f"wrote {export_piff(given.path, given.output)}")
+        write = {"piff": export.export_piff, "psfex": export.export_psfex}[given.format]
+        print(f"wrote {write(given.path, given.output)}")
         return 0
     return perform_on_survey(given)
 

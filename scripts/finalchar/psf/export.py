@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finalchar.errors import InputError
 
-__all__ = ["export_piff"]
+__all__ = ["export_piff", "export_psfex"]
 
 
 def export_piff(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
@@ -46,6 +46,45 @@ def export_piff(path: str | os.PathLike[str], output: str | os.PathLike[str] | N
     if len(records) == 1:
         return export_one(next(iter(models.values())), target)
     return export_piff_visit(models, target)
+
+
+def export_psfex(path: str | os.PathLike[str], output: str | os.PathLike[str] | None = None) -> Path:
+    """Write the PSFEx models of a product to files that ``galsim.des.DES_PSFEx`` and others open.
+
+    Parameters
+    ----------
+    path : path-like
+        As for `export_piff`.
+    output : path-like, optional
+        The file, or for a product with several detectors the folder; by default the product's name without
+        suffix, for one detector with the suffix ``.psf``.
+
+    Returns
+    -------
+    Path
+        The file, or the folder with one file ``psf_DETECTOR.psf`` for each detector.
+
+    Raises
+    ------
+    InputError
+        If the product cannot be read or has no PSFEx model.
+    """
+    from finalchar.formats.exposure_catalog import read_exposure_catalog
+    from finalchar.formats.psfs import PsfexPsf
+    from finalchar.psf.psfex_store import export_psfex as export_one
+
+    product = _catalogue(Path(path))
+    records = read_exposure_catalog(product).records
+    models = {record.detector: record.psf for record in records if isinstance(record.psf, PsfexPsf)}
+    if not models:
+        raise InputError(f"{product} has no PSFEx model")
+    if len(records) == 1:
+        target = Path(output) if output is not None else product.with_suffix(".psf")
+        return export_one(next(iter(models.values())), target)
+    folder = Path(output) if output is not None else product.with_suffix("")
+    for detector, model in models.items():
+        export_one(model, folder / f"psf_{detector:03d}.psf")
+    return folder
 
 
 def _catalogue(path: Path) -> Path:

@@ -19,7 +19,7 @@ from finalchar.errors import ConfigError, InputError, MissingProgramError, PsfEr
 from finalchar.formats.exposure import Box
 from finalchar.formats.exposure_catalog import ExposureRecord, read_exposure_catalog, write_exposure_catalog
 from finalchar.formats.sources import SourceTable
-from finalchar.psf import acceptance
+from finalchar.psf import acceptance, export
 from finalchar.psf.determiners import psfex as determiner
 from finalchar.psf.shape import adaptive_moments, determinant_radius
 from finalchar.psf.stored import model_from_stored
@@ -212,6 +212,34 @@ def test_stored_and_read_without_the_program(fit, tmp_path, monkeypatch):
     model = model_from_stored(record.psf)
     np.testing.assert_array_equal(model.kernel_images(**PROBES), fit.model.kernel_images(**PROBES))
     assert model.average_position == fit.model.average_position
+
+
+def test_exported_file_is_read_by_galsim(fit, tmp_path, capsys):
+    """Its PSF at a place is ours, up to the other kernel with which it is resampled."""
+    import galsim
+    import galsim.des
+
+    from finalchar.__main__ import main
+
+    path = tmp_path / "psf.fits"
+    write_exposure_catalog(path, [ExposureRecord(3, 7, psf=fit.serialized, ap_corr_map=None)])
+    assert main(["export", "psfex", str(path)]) == 0
+    assert f"wrote {tmp_path}/psf.psf" in capsys.readouterr().out
+    # arrays of pixels are counted from 1 there
+    psf = galsim.des.DES_PSFEx(str(tmp_path / "psf.psf")).getPSF(galsim.PositionD(351.0, 201.0))
+    drawn = psf.drawImage(nx=STAMP, ny=STAMP, scale=1.0, method="no_pixel", dtype=float).array
+    ours = fit.model.kernel_image(x=350.0, y=200.0).array
+    assert np.abs(drawn / drawn.sum() - ours).max() < 2e-3 * ours.max()
+
+
+def test_every_detector_of_a_visit_is_exported(fit, tmp_path):
+    path = tmp_path / "finalized_psf_ap_corr_catalog.fits"
+    records = [ExposureRecord(number, 7, psf=fit.serialized, ap_corr_map=None) for number in (3, 14)]
+    write_exposure_catalog(path, records)
+    folder = export.export_psfex(tmp_path)
+    assert sorted(file.name for file in folder.iterdir()) == ["psf_003.psf", "psf_014.psf"]
+    with pytest.raises(InputError, match="no Piff model"):
+        export.export_piff(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- bad input
