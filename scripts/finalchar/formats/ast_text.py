@@ -34,6 +34,9 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 
+BAD = -float(np.finfo(np.float64).max)
+"""What AST says where there is no value."""
+
 _LOG = logging.getLogger(__name__)
 RADIAN_PER_ARCSEC = np.pi / (180.0 * 3600.0)
 
@@ -80,6 +83,8 @@ def _tran(mapping: Any, x: npt.ArrayLike, y: npt.ArrayLike, forward: bool) -> tu
     if not first.size:  # AST refuses to transform nothing
         return first.copy(), second.copy()
     out = mapping.tran(np.array([first.ravel(), second.ravel()]), forward)
+    known = np.isfinite(first.ravel()) & np.isfinite(second.ravel())
+    out = np.where((out == BAD) | ~known, np.nan, out)
     return out[0].reshape(first.shape), out[1].reshape(first.shape)
 
 
@@ -266,7 +271,8 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     Raises
     ------
     InputError
-        If AST finds no celestial WCS in the cards, or they hold two kinds of distortion.
+        If AST finds no celestial WCS in the cards, they hold two kinds of distortion, or they are not RA, Dec
+        (ICRS or J2000, in degrees).
 
     Notes
     -----
@@ -275,7 +281,7 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     """
     import starlink.Ast as Ast
 
-    cards = _without_second_meaning(cards)
+    cards = _without_second_meaning(_with_system(cards))
     channel = Ast.FitsChan([*cards], None, "Encoding=FITS-WCS,IWC=1,SipReplace=0")
     try:
         frames = channel.read()
@@ -286,6 +292,7 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     numbers = {frames.getframe(k).Domain: k for k in range(1, frames.Nframe + 1)}
     if not {"GRID", "IWC", "SKY"} <= numbers.keys():
         raise InputError("the header has no celestial world coordinates (RA, Dec)")
+    _refuse_other_sky(frames.getframe(numbers["SKY"]))
     to_iwc = Ast.CmpMap(
         Ast.ShiftMap([1.0 - x0, 1.0 - y0]), frames.getmapping(numbers["GRID"], numbers["IWC"]), True
     ).simplify()
@@ -293,6 +300,33 @@ def sky_wcs_from_cards(cards: Sequence[str], *, x0: int = 0, y0: int = 0) -> Sky
     if any(_TPV.match(card) for card in cards):
         to_iwc, to_sky = _with_distortion_first(to_iwc, to_sky, cards)
     return sky_wcs_from_frames(to_iwc, to_sky, _crval(cards))
+
+
+def _with_system(cards: Sequence[str]) -> list[str]:
+    """Return cards with the old name of RADESYS made the present one; AST passes it over, and other units."""
+    for card in cards:
+        if re.match(r"CUNIT[12]\s*=\s*'(?!deg(ree)?s?\s*').*\S", card):
+            raise InputError(
+                f"the header has {card.split('/')[0].strip()}; the world coordinates must be in deg"
+            )
+    known = any(card.startswith("RADESYS") for card in cards)
+    return [
+        card.replace("RADECSYS=", "RADESYS =")
+        for card in cards
+        if not (known and card.startswith("RADECSYS"))
+    ]
+
+
+def _refuse_other_sky(sky: Any) -> None:
+    """Refuse coordinates that are not RA, Dec of ICRS or, which is the same to 0.03 arcsec, J2000."""
+    system, equinox = str(sky.System), float(sky.Equinox)
+    if not (system == "ICRS" or (system == "FK5" and equinox == 2000.0)):
+        of = f"{system} of the equinox {equinox:g}" if system.startswith("FK") else system
+        raise InputError(
+            f"the world coordinates in the header are {of}; convert them to ICRS (RADESYS), or to J2000"
+        )
+    if int(sky.LonAxis) != 1:
+        raise InputError("the header has Dec before RA (CTYPE1, CTYPE2); exchange the two axes of the sky")
 
 
 _TPV = re.compile(r"CTYPE[12]\s*=\s*'.{4}-TPV")

@@ -131,6 +131,40 @@ def test_headers_without_sky_are_refused(wrong: list[str]) -> None:
         sky_wcs_from_cards(wrong)
 
 
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"RADESYS": "'FK4'", "EQUINOX": 1950.0}, "FK4 of the equinox 1950"),
+        ({"RADESYS": "'FK5'", "EQUINOX": 1975.0}, "FK5 of the equinox 1975"),
+        ({"CTYPE1": "'GLON-TAN'", "CTYPE2": "'GLAT-TAN'"}, "are GALACTIC"),
+        ({"CTYPE1": "'DEC--TAN'", "CTYPE2": "'RA---TAN'"}, "Dec before RA"),
+        ({"CUNIT1": "'arcsec'", "CUNIT2": "'arcsec'"}, "must be in deg"),
+    ],
+    ids=["B1950", "other equinox", "galactic", "exchanged", "arcsec"],
+)
+def test_another_sky_is_refused(more: dict[str, float], sentence: str) -> None:
+    """Nothing would show that positions are off by degrees: the pixels are where they were."""
+    with pytest.raises(InputError, match=sentence):
+        sky_wcs_from_cards(cards(**more))
+
+
+def test_the_old_name_of_the_system_counts() -> None:
+    old = [card.replace("RADESYS =", "RADECSYS=") for card in cards(RADESYS="'FK4'")]
+    with pytest.raises(InputError, match="FK4"):
+        sky_wcs_from_cards(old)
+
+
+@pytest.mark.parametrize("more", [{}, {"CUNIT1": "'deg     '"}, {"RADESYS": "'FK5'", "EQUINOX": 2000.0}])
+def test_j2000_in_degrees_is_taken(more: dict[str, float]) -> None:
+    assert np.degrees(sky_wcs_from_cards(cards(**more)).sky_origin) == pytest.approx([150.0, 2.0])
+
+
+def test_no_position_has_no_place_on_the_sky() -> None:
+    """AST has a large number for what is none; it would pass for a finite right ascension."""
+    ra, dec = sky_wcs_from_cards(cards()).pixel_to_sky(x=[np.nan, 5.0], y=[1.0, np.inf])
+    np.testing.assert_array_equal([ra, dec], np.nan)
+
+
 def test_what_we_store_is_read_back() -> None:
     wcs = sky_wcs_from_cards(cards(), x0=12, y0=-5)
     text = stored_sky_wcs(wcs).decode()
