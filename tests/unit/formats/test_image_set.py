@@ -172,7 +172,8 @@ def test_offset_saturation_background_and_photon_noise(tmp_path: Path) -> None:
     sky = 1000.0 + 300.0
     clean[50, 50] = 40000.0
     fitsio.write(tmp_path / "image.fits", clean + sky, header=header, clobber=True)
-    raw = replace(images, offset=1000.0, saturation=40200.0, gain=4.0, background=Background(50, 3))
+    # sky included, offset taken off, and the level itself is saturated
+    raw = replace(images, offset=1000.0, saturation=40300.0, gain=4.0, background=Background(50, 3))
     exposure = read_image_set(raw)
     assert np.argwhere((exposure.mask & exposure.mask_bits(["SAT"])) != 0).tolist() == [[3, 4], [50, 50]]
     # The mean of 2500 pixels that scatter by 5 is known to 0.1.

@@ -243,3 +243,21 @@ def test_nulls_of_whole_numbers(tmp_path: Path, truth: np.ndarray, exposure: Exp
         read(tmp_path / "cat.fits", exposure, id="ID", id_rule="as_given", **changes)
     table = read(tmp_path / "cat.fits", exposure, **changes)
     assert np.flatnonzero(np.isnan(table["catalogue_Flux_instFlux"])).tolist() == [5]
+
+
+def test_null_of_an_unsigned_column(tmp_path: Path, truth: np.ndarray, exposure: Exposure) -> None:
+    """K10: unsigned columns are stored with a zero point, and TNULL is the number as it is stored."""
+    from astropy.io import fits
+
+    rows = rows_of(truth)
+    number = rows["NUMBER"].astype(np.uint32)
+    number[3] = 4_000_000_000
+    numbers = ("XWIN_IMAGE", "YWIN_IMAGE", "FLUX_AUTO", "FLUXERR_AUTO")
+    columns = [
+        fits.Column("NUMBER", "J", bzero=2**31, null=4_000_000_000 - 2**31, array=number),
+        *(fits.Column(name, "D", array=rows[name]) for name in numbers),
+        fits.Column("FLAGS", "J", array=rows["FLAGS"]),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "cat.fits")
+    with pytest.raises(InputError, match=r"cat\.fits: the column 'NUMBER' has nulls"):
+        read(tmp_path / "cat.fits", exposure, error_ellipse=[], columns={})

@@ -19,6 +19,7 @@ from finalchar.formats.sources import SourceTable
 from finalchar.psf import acceptance
 from finalchar.psf.determiners import pca as determiner
 from finalchar.psf.pca_fit import clipped_mean_and_deviation
+from finalchar.psf.pca_spatial import SpatialModel, chi2_of_stars
 from finalchar.psf.pca_stamps import pca_stars
 from finalchar.psf.shape import adaptive_moments, determinant_radius
 from finalchar.psf.stored import model_from_stored
@@ -223,6 +224,33 @@ def test_clipped_mean_and_deviation():
     assert deviation == pytest.approx(2.0, abs=0.3)
     assert np.isnan(clipped_mean_and_deviation(np.array([np.nan]))).all()
     assert clipped_mean_and_deviation(np.array([2.0]))[0] == 2.0
+
+
+def test_reduced_chi2_of_a_star(found, exposure):
+    """By hand (8.4): two pixels off by 2 sigma, one masked, one degree of freedom for the flux."""
+    one = stars_of(found, exposure)[0].select(np.array([0]))
+    kernel = np.zeros((1, SIZE, SIZE))
+    kernel[0, 5, 5:9] = 0.25
+    image = 12.0 * kernel.astype(np.float32)
+    image[0, 20, 20:22] = (2.0, -2.0)
+    image[0, 1, 1] = 1e6
+    mask = np.zeros(image.shape, dtype=np.int32)
+    mask[0, 1, 1] = 4
+    star = replace(one, centred=image, variance=np.ones_like(image), mask=mask)
+    result = chi2_of_stars(kernel, star, bad_bits=np.int32(4), lam=0.0)
+    assert result.amplitude == pytest.approx(12.0, rel=1e-12)
+    assert result.chi2 == pytest.approx(8.0 / (SIZE**2 - 1 - 1), rel=1e-12)
+
+
+def test_stored_polynomials_are_those_that_were_fitted(found, exposure):
+    """The range of the Chebyshev polynomials ends one pixel beyond the last, in fit and file alike."""
+    box = replace(exposure.box, min_x=30, max_x=30 + 299)
+    coefficients = np.random.default_rng(5).normal(size=(2, 6))
+    model = SpatialModel(np.zeros((2, SIZE, SIZE)), coefficients, box, 2)
+    x, y = np.array([30.0, 200.5, 329.0]), np.array([0.0, 300.3, 599.0])
+    stored = model.stored((0.0, 0.0)).kernel.functions
+    expected = np.stack([function.evaluate(x=x, y=y) for function in stored], axis=1)
+    np.testing.assert_allclose(model.amplitudes(x=x, y=y), expected, rtol=0, atol=1e-12)
 
 
 # -------------------------------------------------------------------------------------------------- cells

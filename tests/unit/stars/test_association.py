@@ -20,6 +20,8 @@ from finalchar.formats.parquet import read_columns, write_table
 from finalchar.formats.sources import SourceTable
 from finalchar.stars.association import associate_isolated_stars
 from finalchar.stars.association_tables import id_factor
+from finalchar.stars.greedy_groups import greedy_groups
+from finalchar.stars.sphere import chord_of, unit_vectors
 from finalchar.stars.tract_geometry import TractGeometry
 
 BOTH = pytest.mark.parametrize("compatibility", ["fixed", "lsst"])
@@ -126,6 +128,13 @@ def test_chain_is_grouped_around_the_point_with_most_matches(tmp_path):
     assert made.figures["found"]["i"] == 1
     assert made.stars["dec"][0] == pytest.approx(dec.mean(), abs=1e-12)
     assert made.stars["nsource"][0] == 3  # all within 1 arcsec of the mean
+
+
+def test_of_points_with_equally_many_matches_the_later_comes_first():
+    """A chain of four, of which the two in the middle have three matches each."""
+    dec = np.array([0.0, 0.4, 0.8, 1.2]) * ARCSEC
+    groups = greedy_groups(unit_vectors(ra=np.zeros(4), dec=dec), chord_of(0.5))
+    assert [part.tolist() for part in np.split(groups.member, groups.start[1:])] == [[1, 2, 3], [0, 1]]
 
 
 def test_several_sources_of_a_star_in_a_visit_are_kept_and_counted(tmp_path):
