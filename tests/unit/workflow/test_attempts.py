@@ -62,6 +62,12 @@ def test_the_next_run_tries_again_but_is_warned() -> None:
     assert attempts.given_up("2") is None
 
 
+def test_suspects_are_known_until_the_group_is_finished() -> None:
+    attempts = Attempts.of_earlier_jobs({"attempts": Attempts(suspects={"7"}).to_dict(OTHER, None)}, RUN)
+    assert attempts.is_suspicious("7")
+    assert not attempts.is_suspicious("6")
+
+
 def test_a_process_of_the_job_reads_what_the_job_knows() -> None:
     attempts = after_job_death(Attempts(suspects={"7"}), "3")
     record = {"attempts": attempts.to_dict(RUN, None)}
