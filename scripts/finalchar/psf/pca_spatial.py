@@ -116,11 +116,15 @@ def shifted_components(components: FloatArray, *, x: FloatArray, y: FloatArray) 
 
 @dataclass(frozen=True)
 class _FittedComponents:
-    """Least-squares coefficients of shifted components on stamps, with what they were fitted with."""
+    """Least-squares coefficients of shifted components on stamps, with what they were fitted with.
+
+    ``stamp`` (n, k, k) has the fitted image in its holes.
+    """
 
     coefficients: FloatArray
     amplitude: FloatArray
     shifted: FloatArray
+    stamp: npt.NDArray[np.floating]
 
 
 def _fit_components(components: FloatArray, stars: PcaStars) -> _FittedComponents:
@@ -128,11 +132,15 @@ def _fit_components(components: FloatArray, stars: PcaStars) -> _FittedComponent
     number, parts = len(stars), len(components)
     shifted = shifted_components(components, x=stars.x, y=stars.y)
     flat = shifted.reshape(number, parts, -1)
+    seen = np.where(stars.hole.reshape(number, 1, -1), 0.0, flat) if stars.hole.any() else flat
     data = stars.stamp.reshape(number, -1, 1).astype(np.float64)
-    normal = np.linalg.pinv(flat @ np.swapaxes(flat, 1, 2), hermitian=True)
-    coefficients = (normal @ (flat @ data))[..., 0]
+    normal = np.linalg.pinv(seen @ np.swapaxes(seen, 1, 2), hermitian=True)
+    coefficients = (normal @ (seen @ data))[..., 0]
     amplitude = np.einsum("ni,ni->n", coefficients, flat.sum(axis=2))
-    return _FittedComponents(coefficients, amplitude, shifted)
+    stamp = stars.stamp
+    if stars.hole.any():
+        stamp = np.where(stars.hole, np.einsum("ni,niyx->nyx", coefficients, shifted), stamp)
+    return _FittedComponents(coefficients, amplitude, shifted, stamp)
 
 
 def fit_linear(components: FloatArray, stars: PcaStars, *, box: Box, order: int, border: int) -> SpatialModel:
@@ -155,7 +163,7 @@ def fit_linear(components: FloatArray, stars: PcaStars, *, box: Box, order: int,
     coefficients[0, 0] = 1.0
     if parts > 1 and len(stars):
         fitted = _fit_components(components, stars)
-        data = stars.stamp / fitted.amplitude[:, np.newaxis, np.newaxis] - fitted.shifted[:, 0]
+        data = fitted.stamp / fitted.amplitude[:, np.newaxis, np.newaxis] - fitted.shifted[:, 0]
         functions = chebyshev_terms(x=stars.x, y=stars.y, box=box, order=order)
         inner = np.s_[..., border : stars.size - border, border : stars.size - border]
         products = np.einsum("iyx,jyx->ij", components[1:][inner], components[1:][inner])

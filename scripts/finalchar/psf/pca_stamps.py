@@ -27,6 +27,12 @@ FLUX_ERROR = "slot_PsfFlux_instFluxErr"
 FLUX_FLAG = "slot_PsfFlux_flag"
 BRIM = 1
 """Pixels on each side of a stamp that are cut off after it was shifted."""
+HOLE = ("BAD",)
+"""Planes that are set for pixels that are no numbers: they are replaced, and left out of chi-squares."""
+LEAST_GOOD_PART = 0.5
+"""Stars with a smaller part of good pixels are left out."""
+CORE = 2
+"""Pixels from the middle of a stamp; a star with a hole so near is left out."""
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
@@ -52,8 +58,10 @@ class PcaStars:
     signal_to_noise : ndarray of float64, shape (n,)
         Of that flux; NaN where its error is not known.
     stamp : ndarray of float32, shape (n, k, k)
-        As the image has it; zeros where it does not fit.
+        As the image has it; zeros where it does not fit, and in holes.
     has_stamp : ndarray of bool, shape (n,)
+    hole : ndarray of bool, shape (n, k, k)
+        Pixels of `stamp` that are no numbers; none with ``lsst``.
     centred, variance : ndarray of float32, shape (n, k, k)
         Shifted so that the centroid is on the central pixel.
     mask : ndarray of int32, shape (n, k, k)
@@ -71,6 +79,7 @@ class PcaStars:
     signal_to_noise: FloatArray
     stamp: npt.NDArray[np.float32]
     has_stamp: BoolArray
+    hole: BoolArray
     centred: npt.NDArray[np.float32]
     variance: npt.NDArray[np.float32]
     mask: npt.NDArray[np.int32]
@@ -113,8 +122,9 @@ def pca_stars(
     size : int
         Side of the stamps, pixels.
     compatibility : str
-        ``fixed`` leaves out stars whose flux is not a positive number (K12), that have no stamp of this size
-        [S-Q20], or whose stamp has pixels that are no numbers (K19).
+        ``fixed`` leaves out stars whose flux is not a positive number (K12), or that have no stamp of this
+        size [S-Q20].  Pixels that are no numbers are holes there, which cost themselves only (K19); stars
+        with a hole in their core, or mostly of holes, are left out.
 
     Returns
     -------
@@ -143,8 +153,10 @@ def pca_stars(
         catalogue_y=chosen.y,
         flux=flux[rows],
         signal_to_noise=snr[rows],
-        **_plain_stamps(chosen, exposure, settings, size),
-        **_centred_stamps(replace(chosen, x=x, y=y), exposure, settings, size),
+        **_plain_stamps(chosen, exposure, settings, size, find_holes=compatibility != "lsst"),
+        **_centred_stamps(
+            replace(chosen, x=x, y=y), exposure, settings, size, find_holes=compatibility != "lsst"
+        ),
     )
     if settings.doRejectBlends:
         single = _number_of_peaks(chosen) <= 1
@@ -192,24 +204,33 @@ def _number_of_peaks(candidates: Candidates) -> IntArray:
     return np.asarray(np.where(place >= 0, peaks[place], 0), dtype=np.int64)
 
 
-def _plain_stamps(candidates: Candidates, exposure: Exposure, settings: Any, size: int) -> dict[str, Any]:
+def _plain_stamps(
+    candidates: Candidates, exposure: Exposure, settings: Any, size: int, *, find_holes: bool
+) -> dict[str, Any]:
     stamps = candidates.stamps(
         exposure, size, mask_blends=settings.doMaskBlends, pixel_threshold=settings.pixelThreshold
     )
     image = np.zeros((len(candidates), size, size), dtype=np.float32)
     image[stamps.rows] = stamps.image
-    return {"stamp": image, "has_stamp": _present(len(candidates), stamps.rows)}
+    hole = ~np.isfinite(image) & find_holes
+    image[hole] = 0.0
+    return {"stamp": image, "has_stamp": _present(len(candidates), stamps.rows), "hole": hole}
 
 
-def _centred_stamps(candidates: Candidates, exposure: Exposure, settings: Any, size: int) -> dict[str, Any]:
-    """Stamps shifted by the fraction of their centroids (8.3)."""
+def _centred_stamps(
+    candidates: Candidates, exposure: Exposure, settings: Any, size: int, *, find_holes: bool
+) -> dict[str, Any]:
+    """Stamps shifted by the fraction of their centroids (8.3); what holes were shifted into has their bit."""
     stamps = candidates.stamps(
         exposure, size + 2 * BRIM, mask_blends=settings.doMaskBlends, pixel_threshold=settings.pixelThreshold
     )
     number, rows = len(candidates), stamps.rows
     dx, dy = (_minus_fraction(position[rows]) for position in (candidates.x, candidates.y))
-    image, variance = shift_stamps(stamps.image, stamps.variance, dx=dx, dy=dy)
-    shifted = {"centred": image, "variance": variance, "mask": combine_masks(stamps.mask, dx=dx, dy=dy)}
+    hole = ~(np.isfinite(stamps.image) & np.isfinite(stamps.variance)) & find_holes
+    image, variance = (np.where(hole, np.float32(0), plane) for plane in (stamps.image, stamps.variance))
+    image, variance = shift_stamps(image, variance, dx=dx, dy=dy)
+    mask = stamps.mask | np.where(hole, exposure.mask_bits(HOLE), np.int32(0))
+    shifted = {"centred": image, "variance": variance, "mask": combine_masks(mask, dx=dx, dy=dy)}
     kept = np.s_[:, BRIM:-BRIM, BRIM:-BRIM]
     planes: dict[str, Any] = {}
     for name, values in shifted.items():
@@ -229,13 +250,13 @@ def _present(number: int, rows: IntArray) -> BoolArray:
 
 
 def _sound(stars: PcaStars) -> tuple[BoolArray, dict[str, int]]:
-    """Which stars have a positive flux, a stamp, and only numbers in it; the others by their first reason."""
-    planes = (stars.stamp, stars.centred, stars.variance)
-    number = np.logical_and.reduce([np.isfinite(plane).all(axis=(1, 2)) for plane in planes])
+    """Which stars have a positive flux, a stamp and enough pixels in it; the others by their first reason."""
+    middle = stars.size // 2
+    core = np.s_[:, middle - CORE : middle + CORE + 1, middle - CORE : middle + CORE + 1]
     reasons = {
         "stars_without_flux": ~(np.isfinite(stars.flux) & (stars.flux > 0)),
         "stars_without_stamp": ~(stars.has_stamp & stars.has_centred),
-        "stars_not_finite": ~number,
+        "stars_masked": stars.hole[core].any(axis=(1, 2)) | (stars.hole.mean(axis=(1, 2)) > LEAST_GOOD_PART),
     }
     sound = np.ones(len(stars), dtype=bool)
     counts = {}

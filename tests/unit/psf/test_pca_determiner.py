@@ -18,7 +18,6 @@ from finalchar.formats.exposure_catalog import ExposureRecord, read_exposure_cat
 from finalchar.formats.sources import SourceTable
 from finalchar.psf import acceptance
 from finalchar.psf.determiners import pca as determiner
-from finalchar.psf.pca_fit import clipped_mean_and_deviation
 from finalchar.psf.pca_spatial import SpatialModel, chi2_of_stars
 from finalchar.psf.pca_stamps import pca_stars
 from finalchar.psf.shape import adaptive_moments, determinant_radius
@@ -216,16 +215,6 @@ def test_so_many_are_rejected_in_each_round(number, rounds, found, exposure):
         np.testing.assert_array_equal(worst, number - 1 - np.arange(expected))
 
 
-def test_clipped_mean_and_deviation():
-    values = np.append(np.random.default_rng(3).normal(5.0, 2.0, 400), [1e3, -1e3, np.nan])
-    mean, deviation = clipped_mean_and_deviation(values)
-    # error of a mean and of a deviation of 400 values, and the cut tails
-    assert mean == pytest.approx(5.0, abs=0.4)
-    assert deviation == pytest.approx(2.0, abs=0.3)
-    assert np.isnan(clipped_mean_and_deviation(np.array([np.nan]))).all()
-    assert clipped_mean_and_deviation(np.array([2.0]))[0] == 2.0
-
-
 def test_reduced_chi2_of_a_star(found, exposure):
     """By hand (8.4): two pixels off by 2 sigma, one masked, one degree of freedom for the flux."""
     one = stars_of(found, exposure)[0].select(np.array([0]))
@@ -306,14 +295,28 @@ def test_stars_without_a_positive_flux_are_left_out(found, exposure):
     assert not fit.used[:3].any()
 
 
-def test_stars_with_pixels_that_are_no_numbers_are_left_out(found, exposure):
-    """K19: under the mask or not."""
-    image, variance = exposure.image.copy(), exposure.variance.copy()
-    image[int(found.y[2]) + 6, int(found.x[2])] = np.nan
-    variance[int(found.y[5]), int(found.x[5]) - 9] = np.nan
-    spoilt = replace(exposure, image=image, variance=variance)
-    fit = determine(found, spoilt)
-    assert fit.figures["stars_not_finite"] == 2
+def test_pixels_that_are_no_numbers_cost_themselves_only(fit, found, exposure):
+    """K19: one pixel in a thousand, under the mask or not, is in most stamps; plain images are like that."""
+    holes = np.random.default_rng(1).random((2, *exposure.image.shape)) < 5e-4
+    image = np.where(holes[0], np.nan, exposure.image).astype(np.float32)
+    variance = np.where(holes[1], np.inf, exposure.variance).astype(np.float32)
+    again = determine(found, replace(exposure, image=image, variance=variance))
+    assert again.figures["stars_masked"] <= 3
+    assert again.used.sum() >= fit.used.sum() - 5
+    # 0.3 per cent of the peak is what other realisations of the noise change, too
+    expected = fit.model.kernel_images(**PROBES)
+    np.testing.assert_allclose(
+        again.model.kernel_images(**PROBES), expected, rtol=0, atol=0.005 * expected.max()
+    )
+
+
+def test_stars_with_a_hole_in_the_core_or_hardly_a_pixel_are_left_out(found, exposure):
+    image = exposure.image.copy()
+    image[int(found.y[2]) + 1, int(found.x[2])] = np.nan
+    image[int(found.y[5]) - 20 : int(found.y[5]) + 21, int(found.x[5]) + 3 : int(found.x[5]) + 20] = np.nan
+    image[int(found.y[5]) - 20 : int(found.y[5]) + 21, int(found.x[5]) - 20 : int(found.x[5]) - 3] = np.nan
+    fit = determine(found, replace(exposure, image=image))
+    assert fit.figures["stars_masked"] >= 2
     assert not fit.used[[2, 5]].any()
     assert np.isfinite(fit.model.kernel_images(**PROBES)).all()
 
