@@ -18,18 +18,13 @@ from finalchar.formats.exposure import Box
 from finalchar.formats.sources import Footprints
 from finalchar.measure.footprint_geometry import FootprintBoxes, FootprintPixels, list_pixels, measure_boxes
 from finalchar.measure.random_stream import GaussianStream
+from finalchar.psf.clipping import clipped_mean_and_variance
 
 __all__ = ["NoiseLevel", "PlainImage", "ReplacedImage", "StarImages", "measure_noise", "replace_sources"]
 
 FloatArray = npt.NDArray[np.float64]
 ImageArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-
-IQR_TO_STANDARD_DEVIATION = 0.741301109252802
-CLIPPING_WIDTH = 3.0
-CLIPPING_PASSES = 3
-BLOCK = 1 << 17
-"""Pixels per step of the statistics, so that a step fits into the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -53,45 +48,12 @@ def measure_noise(image: ImageArray) -> NoiseLevel:
     MeasurementError
         If fewer than two pixels are finite.
     """
-    values = image[np.isfinite(image)]
-    if len(values) < 2:
+    mean, variance = clipped_mean_and_variance(image)
+    if np.isnan(variance):
         raise MeasurementError(
             "the noise of the image cannot be measured: fewer than two of its pixels are finite"
         )
-    quartile1, centre, quartile3 = _quartiles(values)
-    half_width = CLIPPING_WIDTH * IQR_TO_STANDARD_DEVIATION * (quartile3 - quartile1)
-    variance = 0.0
-    for _ in range(CLIPPING_PASSES):
-        centre, variance = _clipped_mean(values, centre, half_width)
-        half_width = CLIPPING_WIDTH * np.sqrt(variance)
-    return NoiseLevel(centre, float(np.sqrt(variance)))
-
-
-def _clipped_mean(values: ImageArray, centre: float, half_width: float) -> tuple[float, float]:
-    """Return mean and unbiased variance of the values within `half_width` of `centre`."""
-    number, total, squares = 0, 0.0, 0.0
-    for start in range(0, len(values), BLOCK):
-        offset = values[start : start + BLOCK].astype(np.float64)
-        offset -= centre
-        kept = offset[np.abs(offset) <= half_width]
-        number += len(kept)
-        total += float(kept.sum())
-        squares += float(np.square(kept).sum())  # not a BLAS product: same bytes with any threads
-    if number < 2:
-        return centre, 0.0
-    shift = total / number
-    return centre + shift, (squares - number * shift * shift) / (number - 1)
-
-
-def _quartiles(values: ImageArray) -> tuple[float, float, float]:
-    """Return the quartiles by linear interpolation at rank q (n - 1)."""
-    rank = np.array([0.25, 0.5, 0.75]) * (len(values) - 1)
-    low = np.floor(rank).astype(np.int64)
-    high = np.minimum(low + 1, len(values) - 1)
-    ordered = np.partition(values, np.unique(np.concatenate([low, high])))
-    fraction = rank - low
-    result = (1.0 - fraction) * ordered[low].astype(np.float64) + fraction * ordered[high].astype(np.float64)
-    return float(result[0]), float(result[1]), float(result[2])
+    return NoiseLevel(mean, float(np.sqrt(variance)))
 
 
 class StarImages:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from finalchar.errors import PsfError
 from finalchar.formats.exposure import Box
+from finalchar.psf.clipping import clipped_mean_and_variance
 from finalchar.psf.pca_eigen import eigen_images, kernel_components
 from finalchar.psf.pca_spatial import SpatialModel, chi2_of_stars, component_residuals, fit_linear
 from finalchar.psf.pca_stamps import PcaStars
@@ -29,9 +30,6 @@ ROUNDING_OF_CHI2 = 1e-6
 """So much less than zero the chi-square of a perfect star may be."""
 SMALLEST_DEVIATION = 1e-4
 """Least standard deviation of a component among stars."""
-QUARTILES_TO_SIGMA = 0.741301109252802
-"""Standard deviation of a normal distribution over its interquartile range."""
-CLIP_ROUNDS, CLIP_SIGMA = 3, 3.0
 
 
 @dataclass(frozen=True)
@@ -204,35 +202,13 @@ class _Iteration:
         rows = np.flatnonzero(self.stars.has_stamp)
         residuals = component_residuals(model, self.stars.select(rows))
         for residual in residuals.T:
-            mean, deviation = clipped_mean_and_deviation(residual)
+            mean, variance = clipped_mean_and_variance(residual)
+            deviation = max(np.sqrt(variance), SMALLEST_DEVIATION)
             distance = np.abs(residual - mean)
-            far = np.flatnonzero(distance > settings.spatialReject * max(deviation, SMALLEST_DEVIATION))
+            far = np.flatnonzero(distance > settings.spatialReject * deviation)
             self.bad[rows[self._worst(far, distance[far], iteration)]] = True
 
     def _worst(self, rows: IntArray, badness: FloatArray, iteration: int) -> IntArray:
         """The part of the rows that this iteration rejects, the worst first."""
         number = len(rows) * (iteration + 1) // self.settings.nIterForPsf
         return rows[np.argsort(-badness, kind="stable")[:number]]
-
-
-def clipped_mean_and_deviation(values: FloatArray) -> tuple[float, float]:
-    """Return mean and standard deviation after three clips at 3 sigma (selection specification 7.2).
-
-    The first clip is around the median, by the interquartile range.
-    """
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan
-    lower, middle, upper = np.percentile(values, [25, 50, 75])
-    kept = values[np.abs(values - middle) <= CLIP_SIGMA * QUARTILES_TO_SIGMA * (upper - lower)]
-    for _ in range(CLIP_ROUNDS - 1):
-        near = np.abs(values - kept.mean()) <= CLIP_SIGMA * _deviation(kept)
-        if not near.any():
-            break
-        kept = values[near]
-    return float(kept.mean()), _deviation(kept)
-
-
-def _deviation(values: FloatArray) -> float:
-    """Unbiased standard deviation; NaN of a single value."""
-    return float(values.std(ddof=1)) if len(values) > 1 else np.nan

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from finalchar.errors import PsfError
 from finalchar.formats.exposure import Exposure
 from finalchar.formats.sources import SourceTable, demand_column
+from finalchar.psf.clipping import clipped_mean_and_variance
 from finalchar.psf.psfex_centroids import windowed_shifts
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
 
-__all__ = ["SampleImage", "Samples", "background_variance", "flux_flag", "psfex_samples", "sample_image"]
+__all__ = ["SampleImage", "Samples", "flux_flag", "psfex_samples", "sample_image"]
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 ASKED_BY = "psf_determiner.psfex"
 FWHM_OF_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-SIGMA_OF_QUARTILES = 0.741301109252802
-"""Standard deviation of a normal distribution over the distance of its quartiles."""
-CLIP = 3.0
 LARGEST_FLUX = 1e12
 """Counts; a larger one is a placeholder, and its square no number in the program's single precision."""
 LEAST_GOOD_PART = 0.5
@@ -124,7 +122,7 @@ def sample_image(candidates: Candidates, exposure: Exposure, *, compatibility: s
     sizes = sizes[np.isfinite(sizes)]
     if not len(sizes):
         raise PsfError("No candidate star has a size by which the PSF's could be guessed.")
-    variance = background_variance(exposure.image)
+    _, variance = clipped_mean_and_variance(exposure.image)  # masks ignored
     if not (np.isfinite(variance) and variance > 0):
         raise PsfError("The image has no noise by which pixels could be weighted.")
     fwhm = FWHM_OF_SIGMA * float(np.median(sizes))
@@ -147,31 +145,6 @@ def _gain(exposure: Exposure, compatibility: str) -> float:
     stand_in = 1.0 if compatibility == "lsst" else 0.0
     log.warning("The detector's gain is %s; %s is used.", gain, "1" if stand_in else "no photon noise")
     return stand_in
-
-
-def background_variance(image: npt.NDArray[np.float32]) -> float:
-    """Return the clipped variance of an image, masks ignored (selection specification 7.2).
-
-    Parameters
-    ----------
-    image : ndarray of float32
-        Pixels that are not finite are left out.
-
-    Returns
-    -------
-    float
-        NaN if there are no two pixels.
-    """
-    values = image[np.isfinite(image)].astype(np.float64)
-    if len(values) < 2:
-        return float("nan")
-    lower, median, upper = np.percentile(values, [25, 50, 75])
-    values = values[np.abs(values - median) <= CLIP * SIGMA_OF_QUARTILES * (upper - lower)]
-    for _ in range(2):
-        if len(values) < 2:
-            return float("nan")
-        values = values[np.abs(values - values.mean()) <= CLIP * values.std(ddof=1)]
-    return float(values.var(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def psfex_samples(

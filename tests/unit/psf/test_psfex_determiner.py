@@ -112,6 +112,7 @@ def test_stars_are_used_and_told(fit, found):
     assert fit.figures["stars_used"] == fit.used.sum()
     assert fit.figures["stars_available"] == NUMBER
     assert fit.figures["terms"] == 6
+    assert fit.figures["stellar_fwhm"] == pytest.approx(2.354820045 * SIZE_VARIANCE**0.5, rel=1e-9)
     assert fit.figures["solver"].startswith("psfex 3.")
     assert fit.model.average_position == pytest.approx((found.x.mean(), found.y.mean()), abs=1e-9)
 

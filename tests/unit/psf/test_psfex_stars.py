@@ -9,7 +9,7 @@ import pytest
 from finalchar.psf.psfex_centroids import windowed_shifts
 from finalchar.psf.psfex_pixels import fill_bad_pixels, fit_pixels, lowered_degree, signal_to_noise
 from finalchar.psf.psfex_resampling import nearest_pixels, resample, sampling_matrices
-from finalchar.psf.psfex_stars import background_variance, flux_flag
+from finalchar.psf.psfex_stars import flux_flag
 
 
 def stars_at(dx, dy, *, size=41, sigma=1.9, flux=1e4):
@@ -23,27 +23,6 @@ def stars_at(dx, dy, *, size=41, sigma=1.9, flux=1e4):
 @pytest.fixture
 def shifts():
     return np.random.default_rng(3).uniform(-0.5, 0.5, (2, 30))
-
-
-# -------------------------------------------------------------------------------------------------- noise
-
-
-def test_background_variance_of_noise():
-    generator = np.random.default_rng(1)
-    image = generator.normal(3.0, 5.0, (400, 400)).astype(np.float32)
-    image[:40] = np.nan
-    image[100:110, 100:140] = 1e5
-    # three clips at 3 sigma take 2.7 per cent of the variance each time that they take something
-    assert background_variance(image) == pytest.approx(25.0, rel=0.05)
-
-
-@pytest.mark.parametrize("image", [np.full((5, 5), np.nan), np.zeros((0, 5)), np.array([[1.0]])])
-def test_background_variance_of_hardly_anything(image):
-    assert np.isnan(background_variance(image.astype(np.float32)))
-
-
-def test_background_variance_of_a_constant():
-    assert background_variance(np.full((9, 9), 2.0, np.float32)) == 0.0
 
 
 @pytest.mark.parametrize(
