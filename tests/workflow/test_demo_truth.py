@@ -68,8 +68,8 @@ def configuration(survey: Path, name: str) -> Config:
     if name != "default":
         config.reserve_selection.reserve_fraction = 0.33
         config.reserve_selection.same_in_all_bands = True
-    if name == "psfex":
-        config.psf_determiner.name = "psfex"
+    if name in ("psfex", "pca"):
+        config.psf_determiner.name = name
     if name == "color":
         config.psf_determiner.piff.useColor = True
         config.psf_determiner.piff.color = {"r": "g-i", "i": "g-i"}
@@ -151,15 +151,22 @@ def test_residuals_of_reserved_stars_are_consistent_with_zero(run: Runner, name:
     check_zero(stars[stars["calib_psf_reserved"]], f"{name}: all reserved stars", at_least)
 
 
+def test_residuals_with_pca_are_consistent_with_zero(run: Runner) -> None:
+    check_other_determiner(run("pca"), "pca")
+
+
 @pytest.mark.usefixtures("psfex")
 def test_residuals_with_psfex_are_consistent_with_zero(run: Runner) -> None:
-    outcome = run("psfex")
+    check_other_determiner(run("psfex"), "psfex")
+
+
+def check_other_determiner(outcome: Outcome, name: str) -> None:
     assert sorted(status for status in outcome.statuses.values() if status is not Status.OK) == [
         Status.NO_ISOLATED_STARS,
         Status.PSF_FAILED,
     ]
     stars = outcome.stars
-    check_zero(stars[stars["calib_psf_reserved"]], "psfex: all reserved stars", 110)
+    check_zero(stars[stars["calib_psf_reserved"]], f"{name}: all reserved stars", 110)
 
 
 @pytest.mark.parametrize("half", ["faint", "bright", "left", "right", "lower", "upper", "blue", "red"])
