@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from finalchar.__main__ import arguments_of
 from finalchar.config import Config, load_config
+from finalchar.provenance import STAGES
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
@@ -33,6 +35,26 @@ def test_commands_of_the_readme_exist():
     assert {"run", "test", "lint", "parity"} <= set(names)
     for name in names:
         assert re.search(rf"^{name}:", makefile, re.M), name
+
+
+def test_every_command_is_described_and_every_described_command_exists(capsys):
+    with pytest.raises(SystemExit):
+        arguments_of(["--help"])
+    commands = set(re.findall(r"^    (\w+)", capsys.readouterr().out, re.M))
+    assert {"run", "status", "tabulate"} <= commands
+    page = (ROOT / "docs" / "workflow.md").read_text()
+    assert commands == set(re.findall(r"^\| `finalchar (\w+)", page, re.M))
+    for page in PAGES:
+        named = re.findall(r"(?:`|^|/)finalchar ([a-z]+)", page.read_text(), re.M)
+        assert set(named) <= commands, page.name
+
+
+@pytest.mark.parametrize("stage", ["detector", "tract", "association"])
+def test_packages_that_make_products_stale_are_named(stage):
+    page = (ROOT / "docs" / "staleness.md").read_text().lower()
+    named = page[page.index("**same software**") : page.index("| setting |")]
+    for package in STAGES[stage].packages:
+        assert package in named
 
 
 @pytest.mark.filterwarnings("ignore:No table..len:astropy.utils.exceptions.AstropyUserWarning")  # plain table
