@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from finalchar.formats.psf_errors import PredictedErrors
     from finalchar.psf.model import PsfFit
     from finalchar.stars.candidates import Candidates
-    from finalchar.stars.visit_list import IsolatedSources
+    from finalchar.stars.isolated_sources import IsolatedSources
 
 __all__ = [
     "DetectorInputs",
@@ -155,7 +155,7 @@ def load_detector_inputs(
     InputError
         If a file is missing or broken.
     """
-    from finalchar.stars.visit_list import read_detector_rows
+    from finalchar.stars.list_rows import read_detector_rows
 
     isolated = read_detector_rows(visit_list, detector)
     if config.input.kind == "lsst" or len(isolated) == 0:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from finalchar.errors import InputError
 from finalchar.formats.sources import SourceTable
 from finalchar.stars.exact_ids import exact_ids
-from finalchar.stars.visit_list import IsolatedSources
+from finalchar.stars.isolated_sources import IsolatedSources
 
 __all__ = ["Matches", "candidate_table", "check_unique_ids", "exact_ids", "match_isolated_sources"]
 

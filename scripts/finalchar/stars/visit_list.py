@@ -20,6 +20,7 @@ from finalchar.errors import InputError
 from finalchar.stars.colors import FgcmStars, concatenate_fgcm, read_fgcm, stack_fgcm
 from finalchar.stars.isolated_sources import IsolatedSources, Neighbours, find_neighbours, row_digests
 from finalchar.stars.isolated_tables import ColumnTypes, check_star_rows, read_columns, read_isolated_stars
+from finalchar.stars.list_rows import METADATA_KEY, open_product, read_detector_rows, read_rows
 from finalchar.stars.reserve import ReserveSettings, draw_tract
 from finalchar.stars.tract import METADATA_KEY as TRACT_METADATA_KEY
 
@@ -31,9 +32,6 @@ __all__ = [
     "read_detector_rows",
     "row_digests",
 ]
-
-METADATA_KEY = b"finalchar_visit_list"
-"""Key of the parquet metadata under which the figures of the visit stand, as JSON."""
 
 ROW_GROUP_ROWS = 4096
 """Rows in a row group: about the sources of ten detectors."""
@@ -170,33 +168,9 @@ def _counts(rows: IsolatedSources) -> dict[str, int]:
     }
 
 
-def _open(path: Path, made_by: str) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; it is made by {made_by}") from None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable product of {made_by}: {error}") from None
-
-
-def _read_rows(file: Any, column: str, value: int, columns: Sequence[str]) -> Any:
-    """Rows of a sorted parquet file in which `column` equals `value`; other row groups are not read."""
-    index = file.schema_arrow.names.index(column)
-    groups = []
-    for group in range(file.metadata.num_row_groups):
-        limits = file.metadata.row_group(group).column(index).statistics
-        if limits is None or limits.min <= value <= limits.max:
-            groups.append(group)
-    table = file.read_row_groups(groups, columns=[column, *columns])
-    return table.filter(table.column(column).to_numpy() == value)
-
-
 def _read_tract(inputs: TractInputs, visit: int, band: str) -> tuple[_TractRows, dict[str, Any], int]:
     """Read a visit's rows of a tract; also the figures of the draw, and how many rows are not in the band."""
-    file = _open(inputs.reserved, "reserve_stars")
+    file = open_product(inputs.reserved, "reserve_stars")
     fate = f"reserved_{band}"
     if fate not in file.schema_arrow.names:
         raise InputError(
@@ -204,7 +178,7 @@ def _read_tract(inputs: TractInputs, visit: int, band: str) -> tuple[_TractRows,
             f"tract {inputs.tract} has no column nsource_{band}, or the band is new in the sheet"
         )
     columns = ["detector", "sourceId", "isolated_star_id", "ra", "dec", fate]
-    table = _read_rows(file, "visit", visit, columns)
+    table = read_rows(file, "visit", visit, columns)
     number = table.num_rows
     table = table.filter(table.column(fate).is_valid())
     values = {name: table.column(name).to_numpy() for name in columns}
@@ -266,68 +240,6 @@ def _write(
         table.replace_schema_metadata(metadata), temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS
     )
     temporary.replace(output)
-
-
-def _figures(file: Any, path: Path) -> dict[str, Any]:
-    text = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
-    if text is None:
-        raise InputError(f"{path} is not a product of list_visit")
-    figures: dict[str, Any] = json.loads(text)
-    return figures
-
-
-def read_detector_rows(path: Path, detector: int) -> IsolatedSources:
-    """Read a detector's rows of a visit's list.
-
-    Parameters
-    ----------
-    path : Path
-        Product of `make_visit_list`.
-    detector : int
-
-    Returns
-    -------
-    IsolatedSources
-        Without rows if the detector has no source of an isolated star.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or broken.
-    """
-    file = _open(Path(path), "list_visit")
-    figures = _figures(file, Path(path))
-    names = [name for name in file.schema_arrow.names if name != "detector"]
-    table = _read_rows(file, "detector", detector, names)
-    rows = IsolatedSources(
-        table.column("detector").to_numpy().astype(np.int32, copy=False),
-        table.column("sourceId").to_numpy(),
-        table.column("tract").to_numpy(),
-        table.column("isolated_star_id").to_numpy(),
-        table.column("reserved").to_numpy(),
-        table.column("sources_of_star").to_numpy(),
-    )
-    if "fgcm_bands" not in figures:
-        return rows
-    return replace(rows, fgcm=_unpack_standard_stars(table, figures["fgcm_bands"]))
-
-
-def _unpack_standard_stars(table: Any, has_band: Mapping[str, bool]) -> FgcmStars:
-    """Standard stars of the rows, each once, in ascending (tract, row)."""
-
-    def flat(name: str) -> Any:
-        return table.column(f"fgcm_{name}").combine_chunks().flatten().to_numpy()
-
-    tract, row = flat("tract"), flat("row")
-    _, once = np.unique(np.stack([tract, row], axis=1), axis=0, return_index=True)
-    return FgcmStars(
-        tract[once],
-        row[once],
-        flat("ra")[once],
-        flat("dec")[once],
-        {band: flat(f"mag_{band}")[once] for band in has_band},
-        dict(has_band),
-    )
 
 
 def concatenate_isolated_stars(
