@@ -123,15 +123,16 @@ def blocked_by_files(
 ) -> str | None:
     """Name a missing tract file without which the list of a visit cannot be made.
 
-    A tract that was prepared before is known to concern the visits of its record only.
+    A tract that was prepared before from its tables is known to concern the visits of its record only.  One
+    that is given by its region may concern every visit: the stars of a new one were never looked for.
     """
     for tract, row in tracts.items():
         if missing := missing_tract_files(survey_folder, row):
-            visits = (tract_record(tract) or {}).get("visits")
+            by_region = bool(row.get("region"))
+            visits = None if by_region else (tract_record(tract) or {}).get("visits")
             if visits is None or visit in visits:
-                return (
-                    f"the file {missing[0]} of tract {tract} is missing: correct tracts.csv or bring it back"
-                )
+                sheet = "source_table in detectors.csv" if by_region else "tracts.csv"
+                return f"the file {missing[0]} of tract {tract} is missing: correct {sheet} or bring it back"
     return None
 
 

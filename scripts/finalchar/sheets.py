@@ -246,10 +246,13 @@ def detector_files(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def image_details(row: Mapping[str, Any]) -> dict[str, str]:
-    """What a row says of plain images beside the paths: numbers, and of which HDU each plane is."""
+    """What a row says of plain images beside the paths: numbers, and of which HDU each plane is.
+
+    A number has one spelling here: ``1`` and ``1.0`` are the same gain.
+    """
     if not row.get("weight"):
         return {}
-    details = {name: str(row[name]) for name in NUMBER_COLUMNS if row.get(name)}
+    details = {name: repr(float(row[name])) for name in NUMBER_COLUMNS if row.get(name)}
     for name in ("exposure", *IMAGE_COLUMNS):
         hdu = file_and_hdu(str(row.get(name, "")))[1]
         if hdu is not None:
