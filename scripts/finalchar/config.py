@@ -8,8 +8,6 @@ defaults: selection specification 2.1, 3, 5.1, 6.1, 6.2, 9, appendix A; measurem
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -314,11 +312,6 @@ class Config(Section):
         from finalchar.config_stages import stage_settings
 
         return stage_settings(self, stage)
-
-    def stage_digest(self, stage: Stage) -> str:
-        """The sha256 of `stage_settings`, independent of the order in which settings were written."""
-        plain = json.dumps(self.stage_settings(stage), sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(plain.encode()).hexdigest()
 
     @classmethod
     def from_lsst_overrides(
