@@ -106,7 +106,8 @@ def tract_promise(wanted: Mapping[str, str], row: Row, association: str | None) 
 
 def missing_tract_files(survey_folder: str, row: Row) -> list[str]:
     """Files of a tract that are not there."""
-    return [path for path in tract_files(row).values() if not os.path.exists(f"{survey_folder}/{path}")]
+    paths = tract_files(row).values()
+    return [path for path in paths if not os.path.exists(provenance.located(survey_folder, path))]
 
 
 def tracts_of_visit(rows: Sequence[Row], tracts: Mapping[int, Row]) -> dict[int, Row]:
@@ -473,8 +474,7 @@ class Plan:
         return why
 
     def _note_missing(self, visit: int, row: Row) -> None:
-        inputs = detector_inputs(self.survey.folder, row)
-        missing = [path for path in inputs.files.values() if not os.path.exists(f"{inputs.folder}/{path}")]
+        missing = detector_inputs(self.survey.folder, row).missing
         if missing:
             self.missing_files[visit, row["detector"]] = missing
 
@@ -574,7 +574,7 @@ class Plan:
             "tract tables": tables,
         }
         for kind, paths in archives.items():
-            if any(os.path.exists(f"{self.survey.folder}/{path}") for path in paths):
+            if any(os.path.exists(provenance.located(self.survey.folder, path)) for path in paths):
                 continue
             if any(os.path.exists(self.layout.record(visit, "visit")) for visit in self.survey.visits):
                 raise InputError(

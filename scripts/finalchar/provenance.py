@@ -31,6 +31,7 @@ __all__ = [
     "file_reason",
     "is_outside",
     "load",
+    "located",
     "product_digest",
     "reasons",
     "save",
@@ -284,6 +285,11 @@ UNREADABLE = "unreadable"
 """Stands for the sha256 of a file that is there and cannot be read: its unit stays due."""
 
 
+def located(folder: str, path: str) -> str:
+    """Where a file is: paths of the sheets start at a folder unless they are absolute."""
+    return path if path.startswith("/") else f"{folder}/{path}"
+
+
 def entry(folder: str, name: str, data_digest: str) -> Entry:
     """Return the entry of the file `folder`/`name` whose bytes have the given sha256."""
     status = os.stat(os.path.join(folder, name))
@@ -373,8 +379,9 @@ def file_reason(folder: str, path: str, known: Entry, digests: FileDigests) -> s
     Same path in the sheet, size and mtime: the same file.  Same size but other time stamp or path: its
     bytes decide.  No inode, no root folder: archives move (workflow specification 2).
     """
+    file = located(folder, path)
     try:
-        status = os.stat(f"{folder}/{path}")
+        status = os.stat(file)
     except OSError:
         return None if known[1] is None else "is missing"
     if known[1] is None:
@@ -385,7 +392,7 @@ def file_reason(folder: str, path: str, known: Entry, digests: FileDigests) -> s
         return "has another size"
     if digests.trust_stat and status.st_mtime_ns == known[2] and path == known[0]:
         return None
-    found = digests.of(f"{folder}/{path}", status)
+    found = digests.of(file, status)
     if found is None:
         return "has another time stamp and was not hashed (staleness.hash_limit_gb)"
     return None if found == known[3] else "has other content"
@@ -399,6 +406,11 @@ class Inputs:
     folder: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     upstream: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[str]:
+        """Paths of files that are not there."""
+        return [path for path in self.files.values() if not os.path.exists(located(self.folder, path))]
 
 
 def reasons(

@@ -30,7 +30,7 @@ class InputFiles:
         """Hash the files; absent ones get the entry of an absent file."""
         entries: dict[str, Any] = dict(inputs.upstream)
         for role, path in inputs.files.items():
-            full = f"{inputs.folder}/{path}"
+            full = provenance.located(inputs.folder, path)
             if not os.path.exists(full):
                 entries[role] = provenance.absent(path)
                 continue
@@ -60,7 +60,7 @@ class InputFiles:
         InputError
         """
         for role, path in self.inputs.files.items():
-            full = f"{self.inputs.folder}/{path}"
+            full = provenance.located(self.inputs.folder, path)
             known = self.entries[role]
             status = os.stat(full) if os.path.exists(full) else None
             found = [status.st_size, status.st_mtime_ns] if status else [None, None]
@@ -75,7 +75,7 @@ def renewed_entries(folder: str, files: Mapping[str, str], known: Mapping[str, A
         if known[role][1] is None:
             fresh[role] = provenance.absent(path)
         else:
-            status = os.stat(f"{folder}/{path}")
+            status = os.stat(provenance.located(folder, path))
             fresh[role] = [path, status.st_size, status.st_mtime_ns, known[role][3]]
     return fresh
 

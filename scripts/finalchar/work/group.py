@@ -180,9 +180,7 @@ class DetectorGroup:
         """Whether a file is absent without which a detector cannot be made."""
         blocked = self.list_record().get("blocked")
         inputs = plan.detector_inputs(self.job.run.survey_folder, row)
-        return bool(blocked and blocked["status"] == Status.INPUT_MISSING) or any(
-            not os.path.exists(f"{inputs.folder}/{path}") for path in inputs.files.values()
-        )
+        return bool((blocked and blocked["status"] == Status.INPUT_MISSING) or inputs.missing)
 
 
 def is_retried(record: Mapping[str, Any], job: Job) -> bool:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from finalchar.plan import blocked_by_files, detector_wanted
+from finalchar import provenance
+from finalchar.plan import blocked_by_files, detector_inputs, detector_wanted, missing_tract_files
+from finalchar.provenance import FileDigests
+from finalchar.work.files import InputFiles, renewed
 
 OLD, NEW = 101, 150
 PREPARED = {"visits": [OLD]}
@@ -47,3 +50,24 @@ def test_a_number_of_plain_images_has_one_spelling() -> None:
     assert sheet_digest(gain="1") == sheet_digest(gain="1.0") == sheet_digest(gain="10e-1")
     assert sheet_digest(gain="1") != sheet_digest(gain="1.5") != sheet_digest()
     assert sheet_digest(gain="1") != sheet_digest(offset="1")
+
+
+def test_paths_of_the_sheet_may_be_absolute(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "image.fits"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"image")
+    (tmp_path / "cat.fits").write_bytes(b"catalogue")
+    row = {"detector": 1, "band": "r", "exposure": str(elsewhere), "src": "cat.fits"}
+    inputs = detector_inputs(str(tmp_path), row)
+    assert inputs.missing == []
+    files = InputFiles.look(inputs)
+    assert files.missing == []
+    files.check_unchanged()
+    record = {"wanted": {}, "inputs": files.entries, "outputs": {}}
+    assert provenance.reasons(record, {}, inputs, "", FileDigests()) == []
+    assert renewed(record, inputs, "")["inputs"] == files.entries
+    elsewhere.write_bytes(b"other")
+    assert "exposure" in provenance.reasons(record, {}, inputs, "", FileDigests())[0]
+    assert missing_tract_files(str(tmp_path), {**TABLES, "isolated_star_cat": str(elsewhere)}) == [
+        "new.parquet"
+    ]
