@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import field_validator
 
-from finalchar.config_base import Field, Section
+from finalchar.config_base import Field
 from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.exposure import Exposure
 from finalchar.psf.down_sampling import down_sample
@@ -23,6 +22,7 @@ from finalchar.psf.kernel_model import kernel_model
 from finalchar.psf.model import FitEvidence, PsfFit
 from finalchar.psf.pca_fit import MaskBits, PcaFit, fit_pca
 from finalchar.psf.pca_stamps import pca_stars
+from finalchar.psf.shared_settings import DeterminerSettings
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
@@ -39,16 +39,9 @@ LEFT_OUT_PLANES = ("BAD", "CR")
 log = logging.getLogger(__name__)
 
 
-class Settings(Section):
+class Settings(DeterminerSettings):
     """Settings of the determiner `pca` (selection specification 6.1, 8.1)."""
 
-    stampSize: int | None = Field(
-        41,
-        gt=0,
-        description="size of the stamps in the fit and of the drawn PSF, odd; null: that of the candidates",
-    )
-    maxCandidates: int = Field(300, gt=0, description="more stars than that are down-sampled")
-    downsampleRandomSeed: int = Field(98765, ge=0, description="seed of the down-sampling")
     nonLinearSpatialFit: bool = Field(
         False, description="fit the polynomials by minimising chi-square instead of by linear algebra"
     )
@@ -88,13 +81,6 @@ class Settings(Section):
     )
     doRejectBlends: bool = Field(False, description="leave out stars whose footprint has several peaks")
     doMaskBlends: bool = Field(True, description="mask the pixels that are nearer to another peak")
-
-    @field_validator("stampSize")
-    @classmethod
-    def _odd(cls, value: int | None) -> int | None:
-        if value is not None and value % 2 == 0:
-            raise ValueError(f"the stamp size must be odd, not {value}")
-        return value
 
 
 def determine(

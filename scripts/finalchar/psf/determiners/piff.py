@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import field_validator
 
-from finalchar.config_base import Field, NameSet, Section
+from finalchar.config_base import Field, NameSet
 from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.exposure import Exposure
 from finalchar.psf.down_sampling import down_sample
@@ -26,6 +26,7 @@ from finalchar.psf.piff_frame import piff_frame
 from finalchar.psf.piff_plan import config_from_yaml, plan_fit, with_enough_stars
 from finalchar.psf.piff_result import make_psf_fit
 from finalchar.psf.piff_stars import StarStamps, UsableStars, piff_stars, usable_stars
+from finalchar.psf.shared_settings import DeterminerSettings, stamp_size
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
@@ -44,16 +45,10 @@ INTERPOLANT = re.compile(
 )
 
 
-class Settings(Section):
+class Settings(DeterminerSettings):
     """Settings of the determiner `piff` (selection specification 6.1, 6.2)."""
 
-    stampSize: int | None = Field(
-        25,
-        gt=0,
-        description="size of the stamps in the fit and of the drawn PSF, odd; null: that of the candidates",
-    )
-    maxCandidates: int = Field(300, gt=0, description="more stars than that are down-sampled")
-    downsampleRandomSeed: int = Field(98765, ge=0, description="seed of the down-sampling")
+    stampSize: int | None = stamp_size(25)
     spatialOrderPerBand: dict[str, int] = Field(
         default_factory=dict, description="order of the spatial polynomial by band; others: spatialOrder"
     )
@@ -102,13 +97,6 @@ class Settings(Section):
         None,
         description="complete configuration of the Piff fit; replaces order, size, outlier, solver settings",
     )
-
-    @field_validator("stampSize")
-    @classmethod
-    def _odd(cls, value: int | None) -> int | None:
-        if value is not None and value % 2 == 0:
-            raise ValueError(f"the stamp size must be odd, not {value}")
-        return value
 
     @field_validator("piffPsfConfigYaml")
     @classmethod

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import field_validator
 
-from finalchar.config_base import Field, NameSet, Section, only
+from finalchar.config_base import Field, NameSet, only
 from finalchar.errors import ConfigError, PsfError
 from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.psfs import PsfexPsf
@@ -30,6 +30,7 @@ from finalchar.psf.psfex_pixels import fill_bad_pixels, lowered_degree, signal_t
 from finalchar.psf.psfex_program import PSFEX, ProgramInput, ProgramOutput, run_program
 from finalchar.psf.psfex_resampling import nearest_pixels, resample
 from finalchar.psf.psfex_stars import SampleImage, Samples, psfex_samples, sample_image
+from finalchar.psf.shared_settings import DeterminerSettings
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
@@ -49,16 +50,9 @@ log = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float64]
 
 
-class Settings(Section):
+class Settings(DeterminerSettings):
     """Settings of the determiner `psfex` (selection specification 6.1, 7.1)."""
 
-    stampSize: int | None = Field(
-        41,
-        gt=0,
-        description="size of the stamps in the fit and of the drawn PSF, odd; null: that of the candidates",
-    )
-    maxCandidates: int = Field(300, gt=0, description="more stars than that are down-sampled")
-    downsampleRandomSeed: int = Field(98765, ge=0, description="seed of the down-sampling")
     spatialOrder: int = Field(2, ge=1, description="order of the polynomial; lowered for too few stars")
     samplingSize: float = Field(0.5, gt=0, description="size of a model pixel in detector pixels")
     badMaskBits: NameSet = Field(
@@ -83,13 +77,6 @@ class Settings(Section):
     lam: Annotated[float, only(0.05)] = Field(0.05, description=UNUSED)
     reducedChi2ForPsfCandidates: Annotated[float, only(2.0)] = Field(2.0, description=UNUSED)
     spatialReject: Annotated[float, only(3.0)] = Field(3.0, description=UNUSED)
-
-    @field_validator("stampSize")
-    @classmethod
-    def _odd(cls, value: int | None) -> int | None:
-        if value is not None and value % 2 == 0:
-            raise ValueError(f"the stamp size must be odd, not {value}")
-        return value
 
     @field_validator("photometricFluxField")
     @classmethod
