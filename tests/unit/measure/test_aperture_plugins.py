@@ -109,6 +109,19 @@ def test_convolved_fluxes_are_those_of_the_seeing(stars, number, fwhm):
     assert np.isfinite(table[f"{CONVOLVED}_{number}_kron_instFlux"]).all()
 
 
+def test_wide_apertures_fit_on_what_is_convolved(scene_of, settings_of):
+    """The convolved part of the image grows with the largest of the apertures that are asked for."""
+    settings = settings_of(names=DEFAULT)
+    wide = plugins.get(CONVOLVED).Settings(aperture={"radii": [3.3, 18.0]})
+    setattr(settings.plugins, CONVOLVED, wide)
+    table = measure(scene_of(x=[100.3], y=[90.1], flux=[1e5], sky_sigma=1e-3, radius=4.0), settings)
+    for number in range(4):
+        name = f"{CONVOLVED}_{number}_18_0"
+        assert not table[f"{name}_flag"][0]
+        # 18 pixels are 5 sigma of the widest seeing
+        assert table[f"{name}_instFlux"][0] == pytest.approx(1e5, rel=1e-2)
+
+
 def test_the_convolution_lowers_the_error(stars):
     _, table = stars
     for aperture in ("3_3", "4_5", "6_0", "kron"):

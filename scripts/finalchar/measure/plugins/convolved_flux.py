@@ -156,7 +156,8 @@ class Plugin(BatchPlugin[Settings]):
         x, y = context.x[rows], context.y[rows]
         kron, has_kron, radius = self._kron_apertures(context, table, rows)
         limit = self.settings.aperture.maxSincRadius
-        reach = np.maximum(6.0, np.where(np.isfinite(radius), radius, 0.0))
+        largest = max(self.settings.aperture.radii, default=0.0)
+        reach = np.maximum(largest, np.where(np.isfinite(radius), radius, 0.0))
         return _Stars(
             rows=rows,
             x=x,
