@@ -9,31 +9,25 @@ from the PSF: with the reference's own PSF in place of ours it is within its tol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from golden_detectors import characterized, offered_stars
 
 from finalchar import characterize
 from finalchar.config import Config
 from finalchar.formats.exposure_catalog import read_exposure_catalog
-from finalchar.formats.lsst_exposure import read_exposure
-from finalchar.formats.lsst_sources import read_footprints, read_source_table
 from finalchar.parity import run
 from finalchar.parity.deviations import verdicts
 from finalchar.parity.reference import ReferenceConfiguration
-from finalchar.parity.survey import isolated_stars, paths_of
 from finalchar.psf.determiners import pca as determiner
 from finalchar.psf.model import PsfFit
 from finalchar.psf.shape import adaptive_moments, determinant_radius
 from finalchar.psf.stored import model_from_stored
-from finalchar.stars.candidates import make_psf_candidates
 
 ROOT = Path(__file__).parents[2]
 SMALL, COMPLETE = ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden"
-SIZE = SimpleNamespace(kernelSize=27, borderWidth=0)
 
 # The reference has stamps, eigen-images and components in float32, 6e-8 each, and keeps its images so; ours
 # are rounded in the same order but where bad pixels are replaced.
@@ -102,24 +96,9 @@ WRITTEN = {
 }
 
 
-@cache
-def detector(root, name, flags_of):
-    """Exposure, candidates that are not reserved, flags of the reference."""
-    visit, number = map(int, name.split("_"))
-    with np.load(flags_of / "flags.npz") as file:
-        rows = (file["visit"] == visit) & (file["detector"] == number)
-        flags = {key: file[key][rows] for key in ("id", "reserved", "used")}
-    exposure = read_exposure(root / f"survey/calexp_{name}.fits")
-    sources = read_source_table(root / f"survey/src_{name}.fits")
-    table = sources.select(np.searchsorted(sources["id"], flags["id"]))
-    found = make_psf_candidates(table, read_footprints(root / f"survey/src_{name}.fits"), exposure, SIZE)
-    found = found.with_catalogue(table)
-    return exposure, found.select(~flags["reserved"][found.index]), flags
-
-
 def fitted(root, name, flags_of):
     """Our fit, and which rows of the table it used."""
-    exposure, found, flags = detector(root, name, flags_of)
+    exposure, found, flags = offered_stars(root, name, flags_of)
     fit = determiner.determine(found, exposure, determiner.Settings(), band="r", compatibility="lsst")
     used = np.zeros(len(flags["id"]), dtype=bool)
     used[found.index[fit.used]] = True
@@ -174,19 +153,6 @@ def quick(config):
     return config
 
 
-def characterized(root, visit, number, config, subtasks=None):
-    exposure, src, band = paths_of(root, visit, number)
-    inputs = characterize.read_detector(
-        visit=visit,
-        detector=number,
-        band=band,
-        exposure=exposure,
-        src=src,
-        isolated=isolated_stars(root, visit, number, band, config),
-    )
-    return characterize.characterize_detector(inputs=inputs, config=config, subtasks=subtasks)
-
-
 # ---------------------------------------------------------------------------------- complete reference
 
 
@@ -198,7 +164,7 @@ def all_detectors():
 @pytest.mark.parametrize("name", all_detectors())
 def test_fit_is_the_reference(name):
     fit, used = fitted(COMPLETE, name, COMPLETE / "pca")
-    np.testing.assert_array_equal(used, detector(COMPLETE, name, COMPLETE / "pca")[2]["used"])
+    np.testing.assert_array_equal(used, offered_stars(COMPLETE, name, COMPLETE / "pca")[2]["used"])
     with np.load(COMPLETE / "pca" / f"psf_images_{name}.npz") as file:
         expected = {
             key: file[key] for key in ("position", "kernel", "image", "image_xy0", "average_position")

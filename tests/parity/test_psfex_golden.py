@@ -9,25 +9,20 @@ which the stars are resampled, and that no star is centred again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from golden_detectors import offered_stars
 
 from finalchar.errors import PsfError
-from finalchar.formats.lsst_exposure import read_exposure
-from finalchar.formats.lsst_sources import read_footprints, read_source_table
 from finalchar.psf import psfex_program
 from finalchar.psf.determiners import psfex as determiner
-from finalchar.stars.candidates import make_psf_candidates
 
 pytestmark = pytest.mark.usefixtures("psfex")
 
 ROOT = Path(__file__).parents[2]
 SMALL, COMPLETE = ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden"
-SIZE = SimpleNamespace(kernelSize=27, borderWidth=0)
 FLUX = "base_CircularApertureFlux_12_0_instFlux"
 
 # Stars and models are resampled in float32: 2e-7.  A rejected star at the rim changes the normalised
@@ -70,24 +65,9 @@ WRITTEN = {
 }
 
 
-@cache
-def detector(root, name, flags_of):
-    """Exposure, candidates that are not reserved, flags of the reference."""
-    visit, number = map(int, name.split("_"))
-    with np.load(flags_of / "flags.npz") as file:
-        rows = (file["visit"] == visit) & (file["detector"] == number)
-        flags = {key: file[key][rows] for key in ("id", "reserved", "used")}
-    exposure = read_exposure(root / f"survey/calexp_{name}.fits")
-    sources = read_source_table(root / f"survey/src_{name}.fits")
-    table = sources.select(np.searchsorted(sources["id"], flags["id"]))
-    found = make_psf_candidates(table, read_footprints(root / f"survey/src_{name}.fits"), exposure, SIZE)
-    found = found.with_catalogue(table)
-    return exposure, found.select(~flags["reserved"][found.index]), flags
-
-
 def fitted(root, name, flags_of, compatibility="lsst"):
     """Our fit, and which rows of the table it used."""
-    exposure, found, flags = detector(root, name, flags_of)
+    exposure, found, flags = offered_stars(root, name, flags_of)
     settings = determiner.Settings(photometricFluxField=FLUX)
     fit = determiner.determine(found, exposure, settings, band="r", compatibility=compatibility)
     used = np.zeros(len(flags["id"]), dtype=bool)
@@ -112,7 +92,7 @@ def test_fit_is_the_reference_written_here(name):
     expected = WRITTEN[name]
     # reserved stars are the same in all configurations
     fit, used = fitted(SMALL, name, SMALL / "default")
-    _, _, flags = detector(SMALL, name, SMALL / "default")
+    _, _, flags = offered_stars(SMALL, name, SMALL / "default")
     assert tuple(np.flatnonzero(~used & ~flags["reserved"])) == expected.rejected
     assert fit.model.average_position == pytest.approx(expected.average, abs=1e-9)
     peak, around = max(expected.kernel), np.s_[20, 17:24]
@@ -125,7 +105,7 @@ def test_fit_is_the_reference_written_here(name):
 
 def test_three_stars_are_too_few():
     """As in the reference: the order would become 0 (selection specification 7.4)."""
-    exposure, found, _ = detector(SMALL, "2026011500188_3", SMALL / "default")
+    exposure, found, _ = offered_stars(SMALL, "2026011500188_3", SMALL / "default")
     settings = determiner.Settings(photometricFluxField=FLUX)
     for compatibility in ("lsst", "fixed"):
         with pytest.raises(PsfError, match="too few good stars to determine the PSF: 3 of at least 4"):
@@ -145,7 +125,7 @@ def all_detectors():
 @pytest.mark.parametrize("name", all_detectors())
 def test_fit_is_the_reference(name):
     fit, used = fitted(COMPLETE, name, COMPLETE / "psfex")
-    np.testing.assert_array_equal(used, detector(COMPLETE, name, COMPLETE / "psfex")[2]["used"])
+    np.testing.assert_array_equal(used, offered_stars(COMPLETE, name, COMPLETE / "psfex")[2]["used"])
     expected = reference_images(name)
     x, y = expected["position"].T
     peak = expected["kernel"].max()
@@ -161,7 +141,7 @@ def test_fit_is_the_reference(name):
 def test_filled_pixels_change_little(name):
     """`fixed` fills bad pixels, which the reference takes as zeros: masked neighbours, far from the core."""
     fit, used = fitted(COMPLETE, name, COMPLETE / "psfex", compatibility="fixed")
-    np.testing.assert_array_equal(used, detector(COMPLETE, name, COMPLETE / "psfex")[2]["used"])
+    np.testing.assert_array_equal(used, offered_stars(COMPLETE, name, COMPLETE / "psfex")[2]["used"])
     assert 1e-5 < deviation(fit, name) < 5e-3
 
 

@@ -81,23 +81,14 @@ def test_units_and_sentences_of_the_reference(selected):
 @pytest.mark.parametrize("compatibility", ["lsst", "fixed"])
 def test_the_product_of_a_detector_has_these_columns(tmp_path, compatibility):
     """Not only the empty table: also what is written after all steps have filled their columns."""
-    from finalchar import characterize
+    from golden_detectors import characterized
+
     from finalchar.formats.products import write_detector_products
-    from finalchar.parity.survey import isolated_stars, paths_of
 
     visit, detector = 2026011500101, 0
     config = configuration("default", compatibility)
     config.output.alias_columns = True
-    exposure, src, band = paths_of(SMALL, visit, detector)
-    inputs = characterize.read_detector(
-        visit=visit,
-        detector=detector,
-        band=band,
-        exposure=exposure,
-        src=src,
-        isolated=isolated_stars(SMALL, visit, detector, band, config),
-    )
-    result = characterize.characterize_detector(inputs=inputs, config=config)
+    result = characterized(SMALL, visit, detector, config)
     assert result.status.status == "ok", result.status.sentence
     write_detector_products(result, tmp_path / "psf.fits", tmp_path / "table.parquet")
     written = pq.read_schema(tmp_path / "table.parquet")
