@@ -40,6 +40,8 @@ WINDOW_SIGMA = 1.5
 """Gaussian window, pixels, in which the light is centred; narrow: neighbours do not count."""
 FARTHEST = 2.0
 """Positions that the window leaves by more, pixels, say nothing."""
+LIGHT_RADIUS, LEAST_LIGHT = 3.0, 5.0
+"""Circle, pixels, in which a bright source has at least so much light in units of its error."""
 
 Columns = dict[str, npt.NDArray[Any]]
 FloatArray = npt.NDArray[np.float64]
@@ -311,7 +313,7 @@ def check_positions(sources: SourceTable, exposure: Exposure, largest_offset: fl
     Raises
     ------
     InputError
-        If their median offset is greater than `largest_offset` pixels.
+        If there is no light at most of them, or their median offset is greater than `largest_offset` pixels.
     """
     import sep
 
@@ -329,6 +331,7 @@ def check_positions(sources: SourceTable, exposure: Exposure, largest_offset: fl
         return
     bad = ~np.isfinite(exposure.image) | (exposure.mask != 0)
     data = np.ascontiguousarray(np.where(bad, 0.0, exposure.image), dtype=np.float32)
+    _check_light(sources.origin, data, exposure, bad, x[rows], y[rows])
     found_x, found_y, flag = sep.winpos(data, x[rows], y[rows], WINDOW_SIGMA, mask=bad)
     dx, dy = x[rows] - found_x, y[rows] - found_y
     good = (flag == 0) & (np.hypot(dx, dy) < FARTHEST)
@@ -340,4 +343,32 @@ def check_positions(sources: SourceTable, exposure: Exposure, largest_offset: fl
             f"{sources.origin}: the positions lie {offset[0]:+.2f}, {offset[1]:+.2f} pixels in x, y from the "
             f"light (median of {int(good.sum())} bright sources); is input.catalogue.first_pixel right, and "
             "is it the catalogue of this image?"
+        )
+
+
+def _check_light(
+    origin: str,
+    data: npt.NDArray[np.float32],
+    exposure: Exposure,
+    bad: npt.NDArray[np.bool_],
+    x: FloatArray,
+    y: FloatArray,
+) -> None:
+    """Demand light at most of the bright sources; at those of another image there is only sky.
+
+    Raises
+    ------
+    InputError
+        If there is none at more than half of those that have no bad pixel near.
+    """
+    import sep
+
+    variance = np.ascontiguousarray(np.where(bad, 1.0, exposure.variance), dtype=np.float32)
+    flux, error, flag = sep.sum_circle(data, x, y, LIGHT_RADIUS, var=variance, mask=bad)
+    known = flag == 0
+    dark = int((flux[known] < LEAST_LIGHT * error[known]).sum())
+    if known.sum() >= FEWEST_POSITIONS and 2 * dark > known.sum():
+        raise InputError(
+            f"{origin}: at {dark} of {int(known.sum())} bright sources the image has no light; is it the "
+            "catalogue of this image? Correct the row of detectors.csv, or input.catalogue.x and y"
         )

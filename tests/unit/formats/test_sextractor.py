@@ -125,6 +125,19 @@ def test_a_wrong_origin_of_the_positions_is_found(
     assert len(read(path, exposure, first_pixel=written)) == len(truth)
 
 
+def test_the_catalogue_of_another_image_is_found(
+    tmp_path: Path, truth: np.ndarray, exposure: Exposure
+) -> None:
+    """K09: bright sources where there is only sky; some lie on a star by chance."""
+    elsewhere = truth + [14.0, 9.0]
+    elsewhere[:8] = truth[:8]
+    path = write_ldac(tmp_path / "cat.fits", rows_of(elsewhere))
+    with pytest.raises(InputError, match=r"cat\.fits: at 2\d of 3\d bright sources the image has no light"):
+        read(path, exposure)
+    elsewhere[:24] = truth[:24]  # many faint ones that moved, but most are there
+    assert len(read(write_ldac(tmp_path / "most.fits", rows_of(elsewhere)), exposure)) == len(truth)
+
+
 def test_pixel_flags(tmp_path: Path, truth: np.ndarray, exposure: Exposure) -> None:
     near = np.rint(truth[:3]).astype(int)
     exposure.mask[near[0, 1], near[0, 0] + 1] |= 1 << PLANES["SAT"]
