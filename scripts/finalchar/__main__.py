@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TypeAlias
 
 from finalchar.errors import FinalcharError
 
@@ -14,11 +15,25 @@ __all__ = ["main"]
 CONFIG = Path("config.yaml")
 CLONE = Path(__file__).resolve().parents[2]
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def arguments_of(words: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog="finalchar", description=__doc__.splitlines()[0] if __doc__ else "")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_commands_on_survey(commands)
+    add_export(commands)
+    add_simulate(commands)
+    given, others = parser.parse_known_args(words)
+    if others and given.command != "run":
+        parser.error(f"unknown words: {' '.join(others)}")
+    given.snakemake = [word for word in others if word != "--"]
+    return given
+
+
+def add_commands_on_survey(commands: Commands) -> None:
+    """Add the commands that need a configuration."""
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
@@ -49,10 +64,18 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     redo.add_argument("detector", type=int, nargs="?")
     command("tabulate", "write the source tables of the visits of plain images, named in detectors.csv")
     command("verify", "hash every input and product and compare with the records")
+
+
+def add_export(commands: Commands) -> None:
+    """Add the command that writes PSFs for other programs."""
     export = commands.add_parser("export", help="write files for the plain PSF libraries")
     export.add_argument("format", choices=["piff", "psfex"])
     export.add_argument("path", type=Path, help="a product (FITS), or a visit's folder")
     export.add_argument("output", type=Path, nargs="?", help="file to write, default: beside the product")
+
+
+def add_simulate(commands: Commands) -> None:
+    """Add the command that writes a simulated survey."""
     simulate = commands.add_parser("simulate", help="write a simulated survey")
     simulate.add_argument("kind", choices=["demo", "micro"])
     simulate.add_argument("folder", type=Path)
@@ -67,11 +90,6 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="only if the sheet of config.yaml is the one of this folder, and is not there yet",
     )
-    given, others = parser.parse_known_args(words)
-    if others and given.command != "run":
-        parser.error(f"unknown words: {' '.join(others)}")
-    given.snakemake = [word for word in others if word != "--"]
-    return given
 
 
 def perform(given: argparse.Namespace) -> int:
