@@ -45,7 +45,17 @@ CONFIGURATION = (
     "schemas",
 )
 # Records, plans and commands: they call the science, the science never imports them.
-HOUSEKEEPING = ("provenance", "records", "plan", "work", "frozen", "commands", "__main__", "parity")
+HOUSEKEEPING = (
+    "provenance",
+    "records",
+    "plan",
+    "work",
+    "frozen",
+    "tabulated",
+    "commands",
+    "__main__",
+    "parity",
+)
 
 # Imports against the direction, each with its reason.
 EXCEPTIONS: dict[tuple[str, str], str] = {

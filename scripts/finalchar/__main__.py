@@ -138,11 +138,9 @@ def perform_on_survey(given: argparse.Namespace) -> int:
     elif given.command == "redo":
         lines = commands.redo(survey, given.visit, given.detector)
     elif given.command == "tabulate":
-        from finalchar.source_tables import write_source_tables
+        from finalchar.tabulated import tabulate
 
-        lines = write_source_tables(
-            survey.visits, survey=Path(survey.folder), settings=configured.config.input
-        )
+        lines = tabulate(survey, configured.config.input)
     else:
         lines, is_sound = commands.verify(survey)
         print("\n".join(lines))

@@ -213,7 +213,7 @@ def missing_sentences(planned: Plan) -> list[str]:
         for path in paths
     ]
     sentences = {sentence for visit in planned.survey.visits if (sentence := planned.blocked(visit))}
-    return shortened([*sorted(sentences), *lines])
+    return shortened([*planned.outdated_tables, *sorted(sentences), *lines])
 
 
 def software_sentences(planned: Plan) -> list[str]:
@@ -482,7 +482,7 @@ def verify(survey: Survey) -> tuple[list[str], bool]:
     """Hash every file of the records; return what is not sound, and whether all is."""
     planned = Plan(survey, hash_everything=True)
     lines = status(planned)
-    is_sound = lines[-1] == "nothing to do"
+    is_sound = lines[-1] == "nothing to do" and not planned.outdated_tables
     stars = [unit for tract in survey.tracts for unit in planned.units_of_tract(tract)]
     units = [*stars, *map(planned.tract, survey.tracts), *planned.lists()]
     if planned.gate.due:

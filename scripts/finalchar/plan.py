@@ -22,6 +22,7 @@ from finalchar.frozen import Row, Survey
 from finalchar.layout import group_name
 from finalchar.provenance import Inputs
 from finalchar.status import Status
+from finalchar.tabulated import outdated_table
 
 __all__ = ["Plan", "Unit", "detector_inputs", "detector_wanted", "tract_files"]
 
@@ -477,6 +478,17 @@ class Plan:
         missing = detector_inputs(self.survey.folder, row).missing
         if missing:
             self.missing_files[visit, row["detector"]] = missing
+
+    @functools.cached_property
+    def outdated_tables(self) -> Sequence[str]:
+        """Sentences about source tables, written by ``finalchar tabulate``, of what has changed since."""
+        if self.survey.config["input"]["kind"] != "images":
+            return []
+        found = (
+            outdated_table(self.survey, visit, self._code_reader, self.digests)
+            for visit in self.survey.visits
+        )
+        return [sentence for sentence in found if sentence]
 
     def note_missing_files(self) -> None:
         """Look for the files of all detectors, due or not."""

@@ -56,6 +56,7 @@ OUTSIDE = (
     "records",
     "sheets",
     "strict_yaml",
+    "tabulated",
     "tract_regions",
     "work",
 )

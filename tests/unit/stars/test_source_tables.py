@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ from finalchar.config import load_config
 from finalchar.errors import InputError
 from finalchar.formats.parquet import read_columns
 from finalchar.frozen import Configured
+from finalchar.layout import Layout
+from finalchar.provenance import CodeReader, FileDigests
 from finalchar.simulate import make_survey
 from finalchar.source_tables import write_source_tables
 from finalchar.stars.association import TractGeometry, associate_isolated_stars
+from finalchar.tabulated import outdated_table
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 VISITS = (101, 188)
@@ -70,3 +75,39 @@ def test_what_cannot_be_tabulated(survey):
     settings.kind = "lsst"
     with pytest.raises(InputError, match="surveys of LSST bring theirs along"):
         write_source_tables(visits, survey=survey, settings=settings)
+
+
+def outdated(survey, visit, *overrides):
+    """What is said of a visit's table if a tract is given by its region."""
+    configured = Configured.read(survey / "config.yaml", [f"survey={survey}", *overrides])
+    tables = {str(each): f"source_table_{each}.parquet" for each in VISITS}
+    with_region = replace(configured.survey(), tracts={7: {"tract": 7, "source_tables": tables}})
+    with_region = replace(with_region, layout=Layout(str(survey / "output")))
+    return outdated_table(with_region, visit, CodeReader(), FileDigests())
+
+
+def test_a_table_that_was_made_of_other_files_is_told(survey):
+    """The workflow does not make these tables: without a word old ones would be taken for good."""
+    assert outdated(survey, 101) is None
+    assert "config changed" in outdated(survey, 101, "input.images.offset=1")
+    assert outdated(survey, 101, "compatibility=lsst") is None
+    path = survey / "flag_101_1.fits"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"\1")
+    told = outdated(survey, 101)
+    assert "visit 101: the source table source_table_101.parquet" in told
+    assert "flag of detector 1 flag_101_1.fits has other content" in told
+    assert "finalchar tabulate" in told
+    assert outdated(survey, 188) is None
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+    assert outdated(survey, 101) is None
+
+
+def test_a_table_of_somebody_else_is_no_concern(survey):
+    path = survey / "source_table_188.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content + b" ")
+    assert outdated(survey, 188, "input.images.offset=1") is None
+    path.write_bytes(content)
+    assert outdated(survey, 188, "input.images.offset=1") is not None
