@@ -155,7 +155,7 @@ def _check_stars(
 def _check_steps(evidence: FitEvidence, settings: Settings, figures: Figures) -> None:
     if settings.require_convergence and not evidence.converged:
         raise PsfRefusedError(
-            "The PSF fit did not converge; more iterations (psf_determiner.piff.piffMaxIter) or "
+            "The PSF fit did not converge; more iterations (of Piff: psf_determiner.piff.piffMaxIter) or "
             "psf_acceptance.require_convergence: false would let it pass.",
             figures,
         )
@@ -183,7 +183,7 @@ def _check_grid_points(evidence: FitEvidence, figures: Figures) -> None:
         raise PsfRefusedError(
             f"{evidence.unconstrained_grid_points} points of the model grid lie on good pixels of fewer "
             f"stars ({evidence.fewest_stars_on_grid_point} at the least) than the polynomial has terms "
-            f"({evidence.design.shape[1]}): the stamps are too small or too much masked for this modelSize.",
+            f"({evidence.design.shape[1]}): the stamps are too small or too much masked for this model.",
             figures,
         )
 

@@ -59,7 +59,7 @@ def fit_nonlinear(
     Returns
     -------
     SpatialModel
-        Never of a larger sum than `model`.
+        Never of a larger sum than `model`; not `converged` after too many steps.
     """
     stars = stars.select(stars.has_centred)
     if not len(stars):
@@ -82,6 +82,7 @@ def fit_nonlinear(
         coefficients, lowest = coefficients + step, chi2
     else:
         log.warning("The non-linear fit of the PSF has not converged after %d steps.", MOST_STEPS)
+        return replace(model, coefficients=coefficients, converged=False)
     return replace(model, coefficients=coefficients)
 
 

@@ -66,12 +66,15 @@ class SpatialModel:
         Of the exposure.
     order : int
         Of the polynomials.
+    converged : bool
+        Whether a minimiser, if there was one, ended by its own criterion.
     """
 
     components: FloatArray
     coefficients: FloatArray
     box: Box
     order: int
+    converged: bool = True
 
     def terms(self, *, x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
         """Return the terms of the polynomials at positions, shape (n, terms)."""

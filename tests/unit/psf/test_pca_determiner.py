@@ -16,7 +16,7 @@ from simulated_stars import candidates, scattered, simulate, truth_profile, with
 from finalchar.errors import ConfigError, InputError, PsfError
 from finalchar.formats.exposure_catalog import ExposureRecord, read_exposure_catalog, write_exposure_catalog
 from finalchar.formats.sources import SourceTable
-from finalchar.psf import acceptance
+from finalchar.psf import acceptance, pca_nonlinear
 from finalchar.psf.determiners import pca as determiner
 from finalchar.psf.pca_spatial import SpatialModel, chi2_of_stars
 from finalchar.psf.pca_stamps import pca_stars
@@ -523,3 +523,11 @@ def test_non_linear_fit_lowers_chi2(found, exposure):
         determine(found, exposure, nonLinearSpatialFit=on, nIterForPsf=0, lam=0.0) for on in (False, True)
     )
     assert free.figures["chi_squared"] < linear.figures["chi_squared"]
+
+
+def test_a_minimisation_that_does_not_end_is_refused(found, exposure, monkeypatch):
+    """K16."""
+    monkeypatch.setattr(pca_nonlinear, "MOST_STEPS", 1)
+    fit = determine(found, exposure, nonLinearSpatialFit=True, tolerance=1e-12)
+    with pytest.raises(acceptance.PsfRefusedError, match="did not converge"):
+        acceptance.check_psf(fit, exposure, acceptance.Settings())

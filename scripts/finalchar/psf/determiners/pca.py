@@ -232,4 +232,5 @@ def _evidence(fit: PcaFit) -> FitEvidence:
         fitted_signal_to_noise=np.ones(len(stars)),
         design=fit.model.terms(x=stars.x, y=stars.y),
         design_at=lambda *, x, y, color=np.nan: fit.model.terms(x=x, y=y),
+        converged=fit.model.converged,
     )
