@@ -138,3 +138,35 @@ def test_corrections_of_the_reference(folder, key, measured):
             np.testing.assert_allclose(corrected[column], table[column], rtol=1e-9, err_msg=column)
         for column in (f"{name}_flag", f"{name}_flag_apCorr"):
             np.testing.assert_array_equal(corrected[column], table[column], err_msg=column)
+
+
+COMPLETE = ROOT.parent / "shared/golden"
+
+
+@pytest.mark.skipif(not COMPLETE.is_dir(), reason="the complete reference is not beside the repository")
+@pytest.mark.parametrize("configuration", ["pca", "psfex"])
+def test_few_stars_amplify_the_rounding_of_their_fluxes(configuration, measured):
+    """The cause that the parity table states: fluxes off by 5e-7 move fields by more than 5e-6."""
+    folder, name, largest = COMPLETE / configuration, "ext_convolved_ConvolvedFlux_0_4_5", {}
+    reference = np.load(folder / "apcorr.npz")
+    random = np.random.default_rng(1)
+    for key in ("2026012700045_2", "2026012700045_1"):
+        visit, detector = map(int, key.split("_"))
+        frame = measured(folder)
+        frame = frame[(frame["visit"] == visit) & (frame["detector"] == detector)]
+        raw = _uncorrected(
+            SourceTable({column: frame[column].to_numpy() for column in frame.columns}),
+            _map(reference, key),
+            [name, "base_PsfFlux"],
+        )
+        x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, 959, 6), np.linspace(0, 943, 6)))
+        moved, flux = [], raw[f"{name}_instFlux"]
+        for size in [0.0, *[5e-7] * 20]:
+            off = {f"{name}_instFlux": flux * (1.0 + size * random.uniform(-1.0, 1.0, len(flux)))}
+            _, found = measure_ap_corr(
+                raw.with_columns(off), _box(key), _settings([name], 2), [name], select=_bright
+            )
+            moved.append(found.fields[f"{name}_instFlux"].evaluate(x=x, y=y))
+        largest[key] = np.abs(np.array(moved[1:]) / moved[0] - 1.0).max()
+    assert largest["2026012700045_2"] > 5e-6
+    assert largest["2026012700045_1"] < 2e-6
