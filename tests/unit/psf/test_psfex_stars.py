@@ -37,6 +37,15 @@ def test_flag_of_a_flux(field, flag):
     assert flux_flag(field) == flag
 
 
+def test_larger_pixels_do_not_see_what_they_cannot_hold():
+    """Stretched, the kernel leaves nothing of a pattern of the finest scale, of which else 1 is left."""
+    pattern = (-1.0) ** np.arange(61)
+    (stretched,) = sampling_matrices(np.zeros(1), 61, 21, 0.5, stretch=2.0)
+    (plain,) = sampling_matrices(np.zeros(1), 61, 21, 0.5)
+    assert np.abs(plain @ pattern) == pytest.approx(1.0, abs=1e-12)
+    assert np.abs(stretched @ pattern).max() < 0.02  # five lobes are no perfect filter
+
+
 # ------------------------------------------------------------------------------------------------ centres
 
 
