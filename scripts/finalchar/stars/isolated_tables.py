@@ -20,6 +20,7 @@ from finalchar.errors import InputError, MissingColumnError
 __all__ = [
     "ColumnTypes",
     "IsolatedStars",
+    "check_star_counts",
     "check_star_rows",
     "column_names",
     "read_columns",
@@ -28,6 +29,9 @@ __all__ = [
 
 BATCH_ROWS = 262_144
 """Rows decoded at a time from a parquet file."""
+
+MOST_EXCESS = 0.05
+"""Part of the sources that may be more than their stars have; in tables of two tracts it is 0.14 to 0.29."""
 
 ColumnTypes = Mapping[str, type[np.generic]]
 """Wanted columns and their numpy types."""
@@ -78,12 +82,11 @@ def read_isolated_stars(table: Any, *, bands: Sequence[str], name: str = "") -> 
     known = column_names(table)
     for band in bands:
         if f"nsource_{band}" not in known:
-            there = ", ".join(c.removeprefix("nsource_") for c in known if c.startswith("nsource_")) or "none"
-            raise MissingColumnError(
-                f"nsource_{band}",
-                table=name,
-                remedy=f"the association has no band {band!r} in its band_order (bands there: {there})",
-            )
+            there = ", ".join(c.removeprefix("nsource_") for c in known if c.startswith("nsource_"))
+            remedy = f"the association has no band {band!r} in its band_order (bands there: {there})"
+            if not there:
+                remedy = "it is no table of isolated stars; correct isolated_star_cat in the sheet of tracts"
+            raise MissingColumnError(f"nsource_{band}", table=name, remedy=remedy)
     types: ColumnTypes = {"isolated_star_id": np.int64, "ra": np.float64, "dec": np.float64}
     types = {**types, **{f"nsource_{band}": np.int64 for band in bands}}
     columns = read_columns(table, types, name=name)
@@ -163,6 +166,33 @@ def check_star_rows(
             f"{sources} does not belong to {stars}: obj_index is {int(obj_index[first])} in row {first} (and "
             f"outside the table in {int(wrong.sum())} rows) but there are {number_of_stars} stars; take both "
             "tables from the same association"
+        )
+
+
+def check_star_counts(
+    obj_index: npt.NDArray[np.integer[Any]],
+    nsource: npt.NDArray[np.integer[Any]],
+    *,
+    stars: str,
+    sources: str,
+) -> None:
+    """Refuse sources of another tract: many stars then have more of them than their table says.
+
+    Fewer are allowed, because somebody may have left visits out, and a few rows more.
+
+    Raises
+    ------
+    InputError
+        If more than `MOST_EXCESS` of the sources are beyond ``nsource`` of their star.
+    """
+    excess = np.bincount(obj_index, minlength=len(nsource)) - nsource
+    too_many = int(excess[excess > 0].sum())
+    if too_many > MOST_EXCESS * len(obj_index):
+        first = int(np.argmax(excess > 0))
+        raise InputError(
+            f"{sources} does not belong to {stars}: {too_many} of its {len(obj_index)} sources are more than "
+            f"nsource of their stars, first of the star in row {first}; take both tables from the same "
+            "association"
         )
 
 

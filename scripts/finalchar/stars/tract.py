@@ -18,6 +18,7 @@ import numpy.typing as npt
 from finalchar.stars.isolated_tables import (
     ColumnTypes,
     IsolatedStars,
+    check_star_counts,
     check_star_rows,
     column_names,
     read_columns,
@@ -85,6 +86,9 @@ def reserve_stars(
     types: ColumnTypes = {id_column: np.int64, "visit": np.int64, "detector": np.int32, "obj_index": np.int32}
     sources = read_columns(Path(source_table), types, asked_by={id_column: "id_column"})
     check_star_rows(sources["obj_index"], len(stars), stars=str(star_table), sources=str(source_table))
+    if "nsource" in there:
+        nsource = read_columns(Path(star_table), {"nsource": np.int64})["nsource"]
+        check_star_counts(sources["obj_index"], nsource, stars=str(star_table), sources=str(source_table))
     draws = draw_tract(
         tract=tract,
         nsource=stars.nsource,

@@ -129,7 +129,7 @@ def test_the_catalogue_of_another_image_is_found(
     tmp_path: Path, truth: np.ndarray, exposure: Exposure
 ) -> None:
     """K09: bright sources where there is only sky; some lie on a star by chance."""
-    elsewhere = truth + [14.0, 9.0]
+    elsewhere = truth + np.array([14.0, 9.0])
     elsewhere[:8] = truth[:8]
     path = write_ldac(tmp_path / "cat.fits", rows_of(elsewhere))
     with pytest.raises(InputError, match=r"cat\.fits: at 2\d of 3\d bright sources the image has no light"):

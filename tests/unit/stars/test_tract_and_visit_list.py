@@ -434,6 +434,31 @@ class TestBadTables:
             self.reserve(survey)
         assert not survey.path("out.parquet").exists()
 
+    def test_sources_of_another_tract(self, survey):
+        """All obj_index are rows of the star table, but those of other stars."""
+        for number, tables in survey.stars.items():
+            rows = survey.sources[number]["obj_index"]
+            tables["nsource"] = np.bincount(rows, minlength=len(tables["ra"])).astype(np.int32)
+        survey.write()
+        self.reserve(survey)
+        keep = survey.sources[7]["visit"] != survey.sources[7]["visit"][0]
+        trimmed = {name: values[keep] for name, values in survey.sources[7].items()}
+        own, survey.sources[7] = survey.sources[7], trimmed
+        survey.write()
+        self.reserve(survey)
+        survey.sources[7] = {**own, "obj_index": np.roll(own["obj_index"], len(own["obj_index"]) // 2)}
+        survey.sources[7]["obj_index"][::3] = 4
+        survey.write()
+        with pytest.raises(
+            InputError, match=r"sources_7\.parquet does not belong to .*stars_7\.parquet: \d+ of"
+        ):
+            self.reserve(survey)
+
+    def test_sources_instead_of_stars(self, survey):
+        survey.write()
+        with pytest.raises(InputError, match=r"'nsource_\w' is missing; it is no table of isolated stars"):
+            self.reserve(survey, star_table=survey.path("sources_7.parquet"))
+
     @pytest.mark.parametrize("column", ["sourceId", "visit", "detector", "obj_index"])
     def test_missing_source_column(self, survey, column):
         del survey.sources[7][column]
