@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 
 from finalchar.errors import SheetError
 from finalchar.hdu_names import file_and_hdu
-from finalchar.tract_regions import OPTIONAL_REGION_COLUMNS, REGION_COLUMNS, SOURCE_TABLE, Region, read_region
+from finalchar.tract_regions import (
+    OPTIONAL_REGION_COLUMNS,
+    REGION_COLUMNS,
+    SOURCE_TABLE,
+    Region,
+    check_regions,
+    read_region,
+)
 
 __all__ = [
     "DETECTOR_COLUMNS",
@@ -200,6 +207,7 @@ def read_tracts(path: str | Path) -> list[TractRow]:
         fgcm = values.get("fgcm_standard_star") or None
         result.append(TractRow(tract, cat, sources, fgcm, region, extra, line))
     _check_rows(path, result, "one row per tract")
+    check_regions(path, [(row.tract, row.line, row.region) for row in result if row.region is not None])
     return result
 
 

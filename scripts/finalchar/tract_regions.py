@@ -18,6 +18,7 @@ __all__ = [
     "REGION_COLUMNS",
     "SOURCE_TABLE",
     "Region",
+    "check_regions",
     "read_region",
     "source_tables",
 ]
@@ -25,6 +26,9 @@ __all__ = [
 REGION_COLUMNS = ("ra_min", "ra_max", "dec_min", "dec_max")
 OPTIONAL_REGION_COLUMNS = ("outer_polygon",)
 SOURCE_TABLE = "source_table"
+
+ROUNDING = 1e-6
+"""Overlap of regions, degrees, that is told from rounded limits: it owns no star twice."""
 
 Region = Mapping[str, Any]
 """``ra_min``, ``ra_max``, ``dec_min``, ``dec_max`` and ``outer``, a list of [ra, dec]; degrees."""
@@ -55,6 +59,50 @@ def read_region(path: str | Path, line: int, values: Mapping[str, str]) -> Regio
             f"{path}, line {line}: ra_min and ra_max are the same; the full circle is 0 and 360."
         )
     return {**region, "outer": _corners(path, line, values.get("outer_polygon", ""))}
+
+
+def check_regions(path: str | Path, regions: Sequence[tuple[int, int, Region]]) -> None:
+    """Refuse regions that overlap, since a star has one tract.
+
+    Parameters
+    ----------
+    path
+        Of the sheet, for messages.
+    regions : sequence of (int, int, mapping)
+        Tract, line and region.
+
+    Raises
+    ------
+    SheetError
+        If two tracts own the same place.
+    """
+    upwards = sorted(
+        (
+            region["dec_min"],
+            region["dec_max"] - ROUNDING,
+            region["ra_min"],
+            _width(region) - ROUNDING,
+            tract,
+            line,
+        )
+        for tract, line, region in regions
+    )
+    for index, (_, top, ra, width, tract, line) in enumerate(upwards):
+        for bottom, _, other_ra, other_width, other_tract, other_line in upwards[index + 1 :]:
+            if bottom >= top:
+                break
+            # One of two overlapping arcs begins in the other.
+            if (other_ra - ra) % 360.0 < width or (ra - other_ra) % 360.0 < other_width:
+                lines = " and ".join(map(str, sorted((line, other_line))))
+                raise SheetError(
+                    f"{path}, lines {lines}: the regions of the tracts {tract} and {other_tract} overlap; a "
+                    "star has one tract, what a tract looks at beyond its region is outer_polygon."
+                )
+
+
+def _width(region: Region) -> float:
+    """Degrees from ra_min to ra_max, going up."""
+    return float((region["ra_max"] - region["ra_min"]) % 360.0) or 360.0
 
 
 def _degrees(path: str | Path, line: int, name: str, text: str) -> float:

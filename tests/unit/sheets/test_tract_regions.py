@@ -61,6 +61,36 @@ def test_what_is_no_region_is_refused(tracts, text, sentence):
         tracts(text + "\n")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("10,12,0,5", "11,13,0,5"),
+        ("359,1,0,5", "0.5,2,4,6"),
+        ("0,360,0,5", "7,8,4.9,6"),
+        ("10,12,0,5", "10,12,-1,6"),
+        ("12,10,0,5", "350,355,1,2"),
+    ],
+)
+def test_a_star_has_one_tract(tracts, first, second):
+    with pytest.raises(SheetError, match=r"lines 2 and 4: the regions of the tracts [79] and [79] overlap"):
+        tracts(f"{REGION}\n7,{first}\n8,200,201,40,41\n9,{second}\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("10,12,0,5", "12,14,0,5"),
+        ("10,12,0,5", "10,12,5,6"),
+        ("359,1,0,5", "1,359,0,5"),
+        ("350,360,0,5", "0,10,0,5"),
+        ("10,12.0000000001,0,5", "12,14,0,5"),
+        ("0,360,89,90", "0,360,88,89"),
+    ],
+)
+def test_neighbours_do_not_overlap(tracts, first, second):
+    assert len(tracts(f"{REGION}\n7,{first}\n9,{second}\n")) == 2
+
+
 def test_source_tables_of_the_visits():
     visits = {
         1: [{"source_table": "a"}, {"source_table": "a"}],
