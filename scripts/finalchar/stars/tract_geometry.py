@@ -45,7 +45,7 @@ class TractGeometry:
     outer: tuple[tuple[float, float], ...] = field(default=())
 
     def __post_init__(self) -> None:
-        """Refuse a geometry that holds no position, or whose polygon is not convex."""
+        """Refuse a geometry that holds no position, or whose polygon is not convex or lies elsewhere."""
         values = (self.ra_min, self.ra_max, self.dec_min, self.dec_max)
         if not np.all(np.isfinite(values)) or not -90.0 <= self.dec_min < self.dec_max <= 90.0:
             raise InputError(
@@ -60,6 +60,11 @@ class TractGeometry:
             if len(corners) < 3 or not _inside(corners, np.roll(corners, 1, axis=0)[:, None]).all():
                 raise InputError(
                     f"tract {self.tract}: the outer polygon is not convex, or has fewer than 3 corners"
+                )
+            if not self.looks_at(ra=np.array(self._middle()), dec=np.array((self.dec_min + self.dec_max) / 2)):
+                raise InputError(
+                    f"tract {self.tract}: the outer polygon does not hold the middle of what the tract owns; "
+                    "correct outer_polygon in the sheet of tracts, corners as 'ra dec; ra dec; ...' in degrees"
                 )
 
     @classmethod

@@ -68,6 +68,7 @@ def test_box_of_positions_holds_all_that_is_looked_at(tract):
         ((0, 1, -91, 5), (), "both within -90 ... 90"),
         ((3, 3, 0, 5), (), "ra_min and ra_max are the same"),
         ((0, 1, 0, 1), (SQUARE[0], SQUARE[2], SQUARE[1], SQUARE[3]), "is not convex"),
+        ((20, 21, 0, 1), SQUARE, "does not hold the middle of what the tract owns"),
         ((0, 1, 0, 1), SQUARE[:2], "fewer than 3 corners"),
     ],
 )
