@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 PSFEX = next(program for program in PROGRAMS if program.name == "psfex")
 LONGEST_SECONDS = 1800
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGBUS, signal.SIGILL})
+"""Signals with which the program ends by itself, the next time too; others come from outside."""
+CANNOT_RUN = (126, 127)
+"""Exit statuses of a program that was found and did not start, as for want of a library."""
 BAD_PIXEL = np.float32(-1e30)
 FLUX_RADIUS = 1e-3
 """Pixels.  The program centres every star again within a window that goes with this radius, PSF_RECENTER or
@@ -129,7 +134,10 @@ def run_program(given: ProgramInput) -> ProgramOutput:
     MissingProgramError
         If the program is missing.
     PsfError
-        If it crashes, hangs, or leaves something else than a model of these stars.
+        If it crashes or leaves something else than a model of these stars.
+    ChildProcessError, TimeoutError
+        If it is ended from outside (memory, a time limit) or hangs: no outcome of these stars, and tried
+        again.
     """
     program = PSFEX.find()
     with tempfile.TemporaryDirectory(prefix="finalchar-psfex-") as name:
@@ -159,7 +167,7 @@ def _call(command: list[str], folder: Path) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise PsfError(f"PSFEx did not end within {LONGEST_SECONDS} seconds.") from error
+        raise TimeoutError(f"PSFEx did not end within {LONGEST_SECONDS} seconds") from error
     except OSError as error:
         raise MissingProgramError(f"{command[0]} cannot be run: {error.strerror}.") from error
     text = CONTROL.sub("", (ended.stdout + ended.stderr).decode("utf-8", "replace"))
@@ -167,7 +175,11 @@ def _call(command: list[str], folder: Path) -> str:
     for line in lines:
         log.debug("PSFEx: %s", line)
     if ended.returncode < 0:
+        if -ended.returncode not in CRASHES:
+            raise ChildProcessError(f"PSFEx was ended from outside by signal {-ended.returncode}")
         return f": it was ended by signal {-ended.returncode}"
+    if ended.returncode in CANNOT_RUN:
+        raise MissingProgramError(f"{command[0]} cannot be run: {' '.join(lines[-1:]) or 'no words'}.")
     last = f", last words: {lines[-1]!r}" if lines else ""
     return f": exit status {ended.returncode}{last}"
 

@@ -208,7 +208,15 @@ def test_crash_and_garbage_are_told_in_one_sentence(fake, results, end, sentence
 def test_program_that_hangs(fake, monkeypatch):
     monkeypatch.setattr(psfex_program, "LONGEST_SECONDS", 0.5)
     fake("exec sleep 60")
-    with pytest.raises(PsfError, match=r"did not end within 0\.5 seconds"):
+    with pytest.raises(TimeoutError, match=r"did not end within 0\.5 seconds"):
+        run_program(given())
+
+
+@pytest.mark.parametrize("name", ["KILL", "TERM", "XCPU"])
+def test_program_that_is_ended_from_outside(fake, name):
+    """Out of memory or time is no outcome of the stars: with a PsfError it would never be tried again."""
+    fake(f"kill -{name} $$")
+    with pytest.raises(ChildProcessError, match="ended from outside by signal"):
         run_program(given())
 
 
@@ -216,6 +224,12 @@ def test_file_that_cannot_be_run(fake, tmp_path):
     fake()
     (tmp_path / "bin" / "psfex").write_bytes(b"\x7fELF no program at all")
     with pytest.raises(MissingProgramError, match="cannot be run"):
+        run_program(given())
+
+
+def test_program_without_its_libraries(fake):
+    fake("echo 'error while loading shared libraries: libfftw3f.so.3' >&2; exit 127")
+    with pytest.raises(MissingProgramError, match=r"cannot be run: .*libfftw3f\.so\.3"):
         run_program(given())
 
 
