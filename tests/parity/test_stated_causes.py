@@ -44,7 +44,7 @@ def characterized(visit, detector, config, determine=None):
 
 
 def test_a_small_aperture_amplifies_the_rounding_of_the_astrometry(monkeypatch):
-    """Steps of one pixel that are off by 1e-8: as far from ourselves as from the reference (4e-6, 2e-5)."""
+    """Steps of one pixel that are off by 1e-8: as far from ourselves as from the reference (2e-5)."""
     config = settings(ReferenceConfiguration(COMPLETE, "default"))
     config.measurement.plugins.names = [
         "base_GaussianFlux",
@@ -59,20 +59,21 @@ def test_a_small_aperture_amplifies_the_rounding_of_the_astrometry(monkeypatch):
     def rounded(context, x, y):
         metric = exact(context, x, y)
         off = random.uniform(-2e-8, 2e-8, metric.shape)
-        return metric * (1.0 + 0.5 * (off + off.transpose(0, 2, 1)))
+        off[:, 1, 0] = off[:, 0, 1]
+        return metric * (1.0 + off)
 
     x, y = (grid.ravel() for grid in np.meshgrid(np.linspace(0, 959, 6), np.linspace(0, 943, 6)))
     fluxes, fields = [], []
-    for metric in (exact, rounded):
+    for metric in (exact, rounded, rounded, rounded):
         monkeypatch.setattr(gaap_flux, "_sky_metric", metric)
         result = characterized(2026012700045, 2, config)
         field = result.record.ap_corr_map[GAAP]
         fields.append(field.evaluate(x=x, y=y))
         place = {axis: result.table[f"slot_Centroid_{axis}"] for axis in "xy"}
         fluxes.append(result.table[GAAP] / field.evaluate(**place))
-    assert np.abs(fields[1] / fields[0] - 1.0).max() > 5e-6
+    assert np.abs(np.array(fields[1:]) / fields[0] - 1.0).max() > 5e-6
     light = fluxes[0] > 0
-    assert np.abs(fluxes[1][light] / fluxes[0][light] - 1.0).max() > 5e-7
+    assert np.abs(np.array(fluxes[1:])[:, light] / fluxes[0][light] - 1.0).max() > 1e-7
 
 
 def test_deviations_of_regauss_come_from_the_psf():

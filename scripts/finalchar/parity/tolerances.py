@@ -221,8 +221,8 @@ KNOWN_CAUSES = (
         r".*",
         r"(ap_corr_|ap_corr_coefficients_)?ext_gaap_GaapFlux_1_15x_0_5\w*",
         "aperture hardly larger than the Gaussianised PSF: their difference, the weight, amplifies the"
-        " rounding of one-pixel steps of the astrometry (1e-8) up to 200 times; 4e-6 in a flux, more in"
-        " extrapolated corrections of few stars (tests/parity/test_stated_causes.py)",
+        " rounding of one-pixel steps of the astrometry (1e-8) 20 times in a flux and 2000 times in the"
+        " extrapolated correction of a detector with few stars (tests/parity/test_stated_causes.py)",
         1e-6,
     ),
 )
