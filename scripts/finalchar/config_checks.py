@@ -5,6 +5,7 @@ What a section must fulfil by itself stands there (`finalchar.config_base.Sectio
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from finalchar.config_base import nearest
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["check_together"]
 
 PLUGINS = ("measurement", "plugins")
+SLIP = 0.8
+"""Likeness from which the name of a mask plane is a slip of the pen; of REJECTED to DETECTED it is 0.75."""
 
 
 def check_together(config: Config) -> None:
@@ -32,6 +35,7 @@ def check_together(config: Config) -> None:
     _check_columns(config)
     _check_slots(config)
     _check_corrected_fluxes(config)
+    _check_mask_planes(config)
 
 
 def _check_stamps(config: Config) -> None:
@@ -127,3 +131,24 @@ def _check_corrected_fluxes(config: Config) -> None:
                     f"Configuration key 'apply_ap_corr.{key}': no flux '{name}' is corrected; {hint}",
                     ("apply_ap_corr", key),
                 )
+
+
+def _check_mask_planes(config: Config) -> None:
+    """Refuse bits that no flag image has, and misspelt mask planes: no setting would look at them."""
+    images = config.input.images
+    if not images.flags:
+        return
+    from finalchar.formats.image_set import MOST_BITS, STANDARD_PLANES
+
+    for plane, numbers in images.flags.items():
+        key, place = f"input.images.flags.{plane}", ("input", "images", "flags", plane)
+        wrong = [number for number in numbers if not 0 <= number < MOST_BITS]
+        if wrong and images.flag_kind == "bits":
+            raise ConfigError(
+                f"Configuration key '{key}': there is no bit {wrong[0]}, bits are numbered from 0 to "
+                f"{MOST_BITS - 1}.",
+                place,
+            )
+        close = difflib.get_close_matches(plane.upper(), STANDARD_PLANES, n=1, cutoff=SLIP)
+        if close and plane not in STANDARD_PLANES:
+            raise ConfigError(f"Configuration key '{key}': did you mean '{close[0]}'?", place)

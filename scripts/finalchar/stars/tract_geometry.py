@@ -61,10 +61,11 @@ class TractGeometry:
                 raise InputError(
                     f"tract {self.tract}: the outer polygon is not convex, or has fewer than 3 corners"
                 )
-            if not self.looks_at(ra=np.array(self._middle()), dec=np.array((self.dec_min + self.dec_max) / 2)):
+            middle = np.array(self._middle()), np.array((self.dec_min + self.dec_max) / 2.0)
+            if not self.looks_at(ra=middle[0], dec=middle[1]):
                 raise InputError(
                     f"tract {self.tract}: the outer polygon does not hold the middle of what the tract owns; "
-                    "correct outer_polygon in the sheet of tracts, corners as 'ra dec; ra dec; ...' in degrees"
+                    "correct outer_polygon in the sheet of tracts: 'ra dec; ra dec; ...' in degrees"
                 )
 
     @classmethod

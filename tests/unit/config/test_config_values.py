@@ -361,6 +361,32 @@ def test_limits_that_nothing_can_pass_are_refused(load, text, message):
         load(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{SAT: [99]}", r"line 1: .*'input\.images\.flags\.SAT': there is no bit 99, .* from 0 to 62"),
+        ("{BADD: [0]}", r"line 1: .*'input\.images\.flags\.BADD': did you mean 'BAD'\?"),
+        ("{sat: [1]}", r"'input\.images\.flags\.sat': did you mean 'SAT'\?"),
+        ("{NODATA: [1]}", r"did you mean 'NO_DATA'\?"),
+    ],
+)
+def test_mask_planes_that_nothing_would_look_at_are_refused(load, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load(f"input: {{images: {{flags: {text}}}}}")
+
+
+def test_mask_planes_of_other_names_are_taken(load):
+    names = ["REJECTED", "STREAK", "CROSSTALK", "SENSOR_EDGE", "VIGNETTED"]
+    flags = ", ".join(f"{name}: [{bit}]" for bit, name in enumerate(names))
+    assert list(load(f"input: {{images: {{flags: {{{flags}}}}}}}").input.images.flags) == names
+    load("input: {images: {flag_kind: values, flags: {BAD: [99]}}}")
+
+
+def test_colours_that_are_not_two_bands_are_refused_before_the_first_job(load):
+    with pytest.raises(ConfigError, match=r"line 1: .*colour of band 'r' must read like 'g-i', not 'g_i'"):
+        load("psf_determiner: {piff: {color: {r: g_i}}}")
+
+
 def test_a_slot_that_nothing_fills_is_refused(load):
     with pytest.raises(
         ConfigError, match=r"line 1: .*slots\.psfFlux': no plugin that is run writes 'base_PsfFlx'"

@@ -98,6 +98,15 @@ class Settings(DeterminerSettings):
         description="complete configuration of the Piff fit; replaces order, size, outlier, solver settings",
     )
 
+    @field_validator("color")
+    @classmethod
+    def _two_bands(cls, value: dict[str, str]) -> dict[str, str]:
+        for band, color in value.items():
+            parts = color.split("-")
+            if len(parts) != 2 or not all(part.strip() for part in parts):
+                raise ValueError(f"the colour of band {band!r} must read like 'g-i', not {color!r}")
+        return value
+
     @field_validator("piffPsfConfigYaml")
     @classmethod
     def _complete_configuration(cls, value: str | None) -> str | None:
