@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,6 +35,7 @@ class Job:
         self.digests = provenance.FileDigests(trust_stat=bool(self.run.config["staleness"]["trust_stat"]))
         reader = provenance.CodeReader(self.layout.code_cache)
         full = provenance.ingredients(stage, self.run.settings(stage), reader)
+        self.software: Mapping[str, str] = full["software"]
         self.noted = provenance.wanted(full, compare_software=True)
         self.wanted = self.wanted_of(full)
 
@@ -102,9 +104,27 @@ class Job:
         StaleRunError
         """
         if not self.settled:
-            raise StaleRunError(
-                f"{self}: code, software or upstream records are not those that were planned: start again"
+            raise StaleRunError(f"{self}: {self._what_differs()}")
+
+    def _what_differs(self) -> str:
+        """Say what is not as planned, and what to do: starting again helps no node of other software."""
+        planned = records.run_record(self.layout.run_record)["wanted"].get(self.stage, self.wanted)
+        parts = [part for part, value in self.wanted.items() if planned.get(part) != value]
+        if "software" in parts:
+            path = f"{self.layout.ingredients}/{planned.get('software')}.json"
+            before = records.ingredients_record(path) or {}
+            versions = ", ".join(
+                f"{name} {version} instead of {before.get(name, 'none')}"
+                for name, version in self.software.items()
+                if before.get(name) != version
             )
+            return (
+                f"{socket.gethostname()} has other software than the run was planned with ({versions}): "
+                "install the same on all nodes"
+            )
+        if parts:
+            return f"{' and '.join(parts)} changed during the run: start again"
+        return "upstream records are not those that were planned: start again"
 
     # -- stamps and logs ---------------------------------------------------------------------------------
     def remove_other_stamps(self) -> None:
