@@ -116,9 +116,12 @@ def check_columns(
     Raises
     ------
     ConfigError
-        If two plugins write the same column, or one writes a column of the table itself.
+        If two plugins write the same column, or one writes a column of the table itself, or one does not
+        tell its columns.
     """
     active = active_plugins(settings, compatibility)
+    for plugin in active:
+        _demand_fields(plugin)
     fields = _new_fields(active, sky_moments=sky_moments, fgcm_bands=fgcm_bands)
     column, count = Counter(field.name for field in fields).most_common(1)[0]
     if count == 1:
@@ -144,6 +147,18 @@ def empty_slots(settings: Any, compatibility: str = "fixed") -> dict[str, str]:
         for field, target in named.items()
         if target is not None and not any(column.startswith(f"{target}_") for column in columns)
     }
+
+
+def _demand_fields(plugin: MeasurementPlugin[Any]) -> None:
+    """Refuse a plugin whose columns cannot be told or have types that do not exist."""
+    try:
+        for each in plugin.fields():
+            np.dtype(each.dtype)
+    except Exception as error:  # whatever a foreign class does
+        raise ConfigError(
+            f"the plugin {_title(plugin)} does not tell its columns ({type(error).__name__}: {error}); its "
+            "method fields() must return a list of Field with numpy's names of types"
+        ) from error
 
 
 def _title(plugin: MeasurementPlugin[Any]) -> str:

@@ -139,6 +139,25 @@ def test_a_column_of_two_writers_is_refused_before_any_job(load, module, column,
         load()
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "reason"),
+    [
+        ("def fields", "def feilds", r"NotImplementedError: "),
+        ("float64", "floot", "TypeError: data type 'floot' not understood"),
+        ("[Field(", "[None, Field(", "AttributeError: "),
+    ],
+)
+def test_a_plugin_that_does_not_tell_its_columns_is_refused_before_any_job(
+    load, tmp_path, right, wrong, reason
+):
+    path = tmp_path / "planned_plugin.py"
+    path.write_text(path.read_text().replace(right, wrong))
+    with pytest.raises(
+        ConfigError, match=rf"line 3: the plugin {NAME} does not tell its columns \({reason}.*fields\(\) must"
+    ):
+        load()
+
+
 def test_two_plugins_of_one_name_are_refused_before_any_job(load, module):
     module(name="other_planned_plugin")
     with pytest.raises(
