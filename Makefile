@@ -1,6 +1,7 @@
 # The commands of finalchar; `make help` lists them.  Needs python3.11+, make and git.
 PYTHON ?= python3
-CORES ?= $(shell nproc 2>/dev/null || echo 2)
+# nproc counts no more than OMP_NUM_THREADS, which is set to 1 below.
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2)
 REFERENCE ?= ../shared/golden
 CONFIGS ?=
 

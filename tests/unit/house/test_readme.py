@@ -1,7 +1,9 @@
 """The README and the other pages say what works: links, settings, the five lines of Python."""
 
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,17 @@ def test_commands_of_the_readme_exist():
     assert {"run", "test", "lint", "parity"} <= set(names)
     for name in names:
         assert re.search(rf"^{name}:", makefile, re.M), name
+
+
+def test_threads_of_libraries_do_not_lower_the_number_of_jobs():
+    def cores(**threads):
+        command = ["make", "-s", "--eval=print-cores: ; @echo $(CORES)", "print-cores"]
+        environment = {"PATH": os.environ["PATH"], **threads}
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert cores(OMP_NUM_THREADS="1") == cores() != ""
 
 
 def test_every_command_is_described_and_every_described_command_exists(capsys):
