@@ -149,9 +149,13 @@ def _plugin_files(config: Config) -> dict[str, str]:
 
 
 def _source_digest(name: str) -> str:
-    """Digest of the whole package that the module of a plugin lies in, and of the file of its class."""
+    """Digest of the whole package that the module of a plugin lies in, and of the file of its class.
+
+    Of the package all modules count, compiled ones too.
+    """
     import hashlib
     import sys
+    from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
     from pathlib import Path
 
     from finalchar.measure import plugins
@@ -159,7 +163,8 @@ def _source_digest(name: str) -> str:
     module = plugins.get(name)
     files = {Path(module.__file__), Path(str(sys.modules[module.Plugin.__module__].__file__))}
     for folder in getattr(sys.modules[name.partition(":")[0].split(".")[0]], "__path__", ()):
-        files.update(Path(folder).rglob("*.py"))
+        for suffix in {*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES}:
+            files.update(Path(folder).rglob(f"*{suffix}"))
     contents = sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
     return hashlib.sha256(" ".join(contents).encode()).hexdigest()
 

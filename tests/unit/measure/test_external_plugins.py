@@ -73,16 +73,17 @@ def test_all_modules_of_its_package_decide_as_well(tmp_path, monkeypatch, module
     folder.mkdir()
     (folder / "inner.py").write_text(module.read_text())
     (folder / "helper.py").write_text("HALF = 1\n")
+    (folder / "compiled.so").write_text("machine code\n")
     (folder / "__init__.py").write_text("from own_package.inner import NAME, ORDER, Plugin, Settings\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = Config()
     config.measurement.plugins.names = ["base_PsfFlux", "own_package:Plugin"]
     seen = {config.stage_settings("detector")["plugin_files"]["own_package:Plugin"]}
-    for name in ("inner.py", "helper.py"):
+    for name in ("inner.py", "helper.py", "compiled.so"):
         path = folder / name
         path.write_text(path.read_text() + "# changed\n")
         seen.add(config.stage_settings("detector")["plugin_files"]["own_package:Plugin"])
-    assert len(seen) == 3
+    assert len(seen) == 4
     for name in [each for each in sys.modules if each.startswith("own_package")]:
         del sys.modules[name]
 
