@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
+import numpy as np
+
+from finalchar.errors import PsfError
 from finalchar.formats.exposure import Exposure
 
-__all__ = ["PiffFrame", "piff_frame"]
+__all__ = ["PiffFrame", "check_north", "piff_frame"]
+
+LARGEST_TURN = 1.0
+"""Radians by which north may turn from corner to corner of a detector."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +59,32 @@ def piff_frame(exposure: Exposure, coordinates: str) -> PiffFrame:
         return PiffFrame(piff_wcs.field_wcs(exposure.field_angle), None, ("u", "v"), scale)
     wcs, pointing = piff_wcs.sky_wcs(exposure.wcs)
     return PiffFrame(wcs, pointing, ("u", "v"), scale)
+
+
+def check_north(frame: PiffFrame, exposure: Exposure) -> None:
+    """Refuse sky coordinates where north turns over the detector, as it does near a pole.
+
+    The model of a star stands upright on the sky.  A PSF that is fixed to the camera turns against it, which
+    the polynomial can follow over small angles only.
+
+    Raises
+    ------
+    PsfError
+        If north turns by more than `LARGEST_TURN`.
+    """
+    box = exposure.box
+    corners = [_jacobian(frame.wcs, x, y) for x in (box.min_x, box.max_x) for y in (box.min_y, box.max_y)]
+    turned = [one @ other.T for one, other in combinations(corners, 2)]
+    turn = max(abs(np.arctan2(one[1, 0] - one[0, 1], one[0, 0] + one[1, 1])) for one in turned)
+    if not turn <= LARGEST_TURN:
+        raise PsfError(
+            f"The detector is so near a pole that north turns by {np.degrees(turn):.0f} degrees on it, "
+            "which a model in sky coordinates cannot follow; set psf_determiner.piff.useCoordinates to field "
+            "or pixel."
+        )
+
+
+def _jacobian(wcs: Any, x: float, y: float) -> Any:
+    import galsim
+
+    return wcs.local(image_pos=galsim.PositionD(x, y)).jacobian().getMatrix()

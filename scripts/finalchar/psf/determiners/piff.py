@@ -22,7 +22,7 @@ from finalchar.formats.exposure import Exposure
 from finalchar.psf.down_sampling import down_sample
 from finalchar.psf.model import PsfFit
 from finalchar.psf.piff_fit import fit_constant, run_fit
-from finalchar.psf.piff_frame import piff_frame
+from finalchar.psf.piff_frame import check_north, piff_frame
 from finalchar.psf.piff_plan import config_from_yaml, plan_fit, with_enough_stars
 from finalchar.psf.piff_result import make_psf_fit
 from finalchar.psf.piff_stars import StarStamps, UsableStars, piff_stars, usable_stars
@@ -249,6 +249,8 @@ def fit_stars(
         compatibility=compatibility,
     )
     frame = piff_frame(exposure, settings.useCoordinates)
+    if settings.useCoordinates == "sky" and compatibility != "lsst":
+        check_north(frame, exposure)
     color, color_type = _colors(stamps, usable, settings, band=band, compatibility=compatibility)
     stars = piff_stars(stamps, usable, frame, color=color, color_type=color_type, compatibility=compatibility)
     plan = plan_fit(settings, frame, stars, band=band, compatibility=compatibility)
