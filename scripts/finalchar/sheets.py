@@ -51,6 +51,7 @@ DETECTOR_COLUMNS = ("visit", "detector", "band", "exposure", "src")
 IMAGE_COLUMNS = ("weight", "flag")
 """Files of plain images beside ``exposure``; ``weight`` is what tells a row of them."""
 NUMBER_COLUMNS = ("gain", "saturation", "offset", "zero_point")
+POSITIVE_COLUMNS = ("gain", "saturation")
 """Numbers of plain images that differ between detectors; where empty, those of the configuration hold."""
 OPTIONAL_DETECTOR_COLUMNS = ("tracts", SOURCE_TABLE, *IMAGE_COLUMNS, *NUMBER_COLUMNS)
 TRACT_COLUMNS = ("tract", "isolated_star_cat", "isolated_star_sources")
@@ -274,7 +275,7 @@ def check_images(path: str | Path, rows: Sequence[DetectorRow], kind: str) -> No
     Raises
     ------
     SheetError
-        If plain images have no weight, exposures of LSST have one, or a number is none.
+        If plain images have no weight, exposures of LSST have one, or a number is none or impossible.
     """
     for row in rows:
         if kind == "lsst" and row.extra.get("weight"):
@@ -287,11 +288,17 @@ def check_images(path: str | Path, rows: Sequence[DetectorRow], kind: str) -> No
                 f"{path}, line {row.line}: there is no weight image; name it in the column 'weight'."
             )
         for name in NUMBER_COLUMNS if kind == "images" else ():
-            if row.extra.get(name) and not _is_number(row.extra[name]):
-                raise SheetError(
-                    f"{path}, line {row.line}: the {name} '{row.extra[name]}' is not a number; correct it or "
-                    "leave it empty."
-                )
+            if row.extra.get(name):
+                _check_number(f"{path}, line {row.line}", name, row.extra[name])
+
+
+def _check_number(where: str, name: str, text: str) -> None:
+    """Refuse what is no number, and a gain or level of saturation that is not positive."""
+    reason = "" if _is_number(text) else "is not a number"
+    if not reason and name in POSITIVE_COLUMNS and float(text) <= 0.0:
+        reason = "must be more than 0"
+    if reason:
+        raise SheetError(f"{where}: the {name} '{text}' {reason}; correct it or leave it empty.")
 
 
 def _is_number(text: str) -> bool:

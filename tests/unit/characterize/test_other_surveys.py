@@ -329,6 +329,8 @@ def test_the_kind_of_the_weight_must_be_stated():
         (",weight:w.fits,gain:4,5", "images", "5 fields|8 fields"),
         (",weight:w.fits,gain:high", "images", "line 2: the gain 'high' is not a number"),
         (",weight:w.fits,gain:nan", "images", "line 2: the gain 'nan' is not a number"),
+        (",weight:w.fits,gain:-1", "images", "line 2: the gain '-1' must be more than 0; correct it or"),
+        (",weight:w.fits,saturation:0", "images", "line 2: the saturation '0' must be more than 0"),
     ],
 )
 def test_sheets_and_kind_belong_together(tmp_path, sheet, kind, message):
