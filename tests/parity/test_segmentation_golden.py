@@ -25,8 +25,11 @@ from finalchar.psf.piff_model import piff_model
 
 ROOT = Path(__file__).parents[2]
 REFERENCES = [
-    path for path in (ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden") if path.is_dir()
+    pytest.param(path, id=path.name, marks=pytest.mark.xdist_group(f"segments of {path.name}"))
+    for path in (ROOT / "tests/data/golden_small", ROOT.parent / "shared/golden")
+    if path.is_dir()
 ]
+"""All stars of each are measured once, for all its tests."""
 LOCAL = (
     "base_PsfFlux",
     "base_GaussianFlux",
@@ -37,7 +40,7 @@ LOCAL = (
 MOMENTS = "ext_shapeHSM_HsmSourceMoments"
 
 
-@pytest.fixture(scope="module", name="pairs", params=REFERENCES, ids=lambda path: path.name)
+@pytest.fixture(scope="module", name="pairs", params=REFERENCES)
 def both_ways(request):
     """Return, for every detector with a PSF, the tables with either kind of footprints and the ownership."""
     return [

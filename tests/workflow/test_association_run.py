@@ -15,6 +15,8 @@ import pytest
 from tables import VISITS
 from trial import Trial, expect, nothing
 
+pytestmark = pytest.mark.xdist_group("association")  # one run follows on the other
+
 BOUNDARY = 150.5607476635514  # of the two tracts of the micro survey
 REGIONS = {4906: (148.9, BOUNDARY, -29.8, -28.2), 4907: (BOUNDARY, 152.3, -29.8, -28.2)}
 SETTINGS = """isolated_star_association:

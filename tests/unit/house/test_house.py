@@ -205,7 +205,17 @@ def test_installation_is_done_once(tmp_path, monkeypatch, capsys):
 
 def test_make_help_lists_the_commands():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in ("run", "test", "lint", "parity", "bench", "scale", "test-slurm", "test-staleness"):
+    for name in (
+        "run",
+        "run-psfex",
+        "test",
+        "lint",
+        "parity",
+        "bench",
+        "scale",
+        "test-slurm",
+        "test-staleness",
+    ):
         assert f"make {name} " in out
 
 
@@ -213,3 +223,11 @@ def test_names_of_test_files_are_unique():
     """Pytest imports them by name: two of one name cannot be run together."""
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(set(names)) == sorted(names)
+
+
+def test_workflow_tests_that_share_a_survey_run_in_one_process():
+    """`make test` deals single tests out to processes: runs that follow on each other need a group."""
+    for path in (ROOT / "tests" / "workflow").glob("test_*.py"):
+        text = path.read_text()
+        if re.search(r"fixture\(.*scope=\"module\"", text):
+            assert "pytestmark = pytest.mark.xdist_group(" in text, path.name
