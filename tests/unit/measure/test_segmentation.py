@@ -12,7 +12,7 @@ from finalchar.formats.sources import SourceTable
 from finalchar.measure.noise_replacement import NoiseLevel, replace_sources
 from finalchar.measure.random_stream import GaussianStream
 from finalchar.measure.segmentation import Settings, footprints_of_catalogue, segment_image
-from finalchar.measure.segments import footprints_from_segments
+from finalchar.measure.segments import footprints_from_segments, with_detected
 
 
 def found(scene, **settings):
@@ -34,6 +34,22 @@ def test_each_star_has_the_pixels_around_it(scene_of):
         y, x = owned.footprints.pixels(k)
         assert np.hypot(x - scene.x[k], y - scene.y[k]).max() < 15
         assert (np.hypot(x - scene.x[k], y - scene.y[k]) < 4).sum() == 45  # all there are
+
+
+def test_plane_detected_is_the_pixels_of_all_footprints(scene_of):
+    scene = scene_of(x=[60.0, 80.0, 150.0], y=[70.0, 72.0, 120.0], flux=[2e4, 2e4, 3e4], origin=(30, 20))
+    footprints, box = found(scene).footprints, scene.exposure.box
+    expected = np.zeros(scene.exposure.image.shape, dtype=bool)
+    for k in range(len(footprints)):
+        y, x = footprints.pixels(k)
+        expected[y - box.min_y, x - box.min_x] = True
+    planes = {name: bit for name, bit in scene.exposure.mask_planes.items() if name != "DETECTED"}
+    before = replace(scene.exposure, mask_planes=planes)
+    marked = with_detected(before, footprints)
+    detected = (marked.mask & marked.mask_bits(["DETECTED"])) != 0
+    np.testing.assert_array_equal(detected, expected)
+    others = marked.mask & ~marked.mask_bits(["DETECTED"])
+    np.testing.assert_array_equal(others, before.mask & ~marked.mask_bits(["DETECTED"]))
 
 
 def test_measured_as_with_the_footprints_of_a_catalogue(scene_of):
