@@ -20,7 +20,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def arguments_of(words: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(prog="finalchar", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="finalchar", description="Make and look after the products of a survey; see README.md."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_commands_on_survey(commands)
     add_export(commands)
@@ -124,7 +126,8 @@ def perform_on_survey(given: argparse.Namespace) -> int:
     from finalchar.frozen import Configured
 
     if not given.config.is_file():
-        raise FinalcharError(f"{given.config} does not exist: go to its folder or give --config FILE")
+        reason = "is not a file" if given.config.exists() else "does not exist"
+        raise FinalcharError(f"{given.config} {reason}: go to its folder or give --config FILE")
     os.chdir(given.config.resolve().parent)
     config = Path(given.config.name)
     if given.command == "run":

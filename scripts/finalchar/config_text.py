@@ -41,7 +41,7 @@ def tree_of_override(assignment: str) -> Mapping:
         Dotted key, ``=``, value; the value may be a YAML list ``[a, b]`` or section ``{a: 1}``.
     """
     key, equals, text = assignment.partition("=")
-    where = f"--config {assignment}"
+    where = assignment  # typed behind --set, or behind --config of Snakemake
     if not equals or not key.strip():
         raise ConfigError(f"{where}: write it as key=value, for instance psf_determiner.piff.spatialOrder=3.")
     value: Any = strict_yaml.load_text(text, source=where)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from finalchar.__main__ import main
 from finalchar.commands import OVERRIDES, flat_overrides, typed_overrides
 
 
@@ -38,3 +39,12 @@ def test_without_a_command_line_the_dictionary_serves(monkeypatch):
 
 def test_dictionary_as_texts():
     assert flat_overrides({"a": {"b": [1, 2]}, "c": "010"}) == ["a.b=[1, 2]", 'c="010"']
+
+
+def test_configuration_that_is_no_file_is_told_in_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", "--config", "nothing.yaml"]) == 1
+    assert capsys.readouterr().err.startswith("error: nothing.yaml does not exist: go to its folder")
+    (tmp_path / "folder").mkdir()
+    assert main(["status", "--config", "folder"]) == 1
+    assert capsys.readouterr().err.startswith("error: folder is not a file: go to its folder")
