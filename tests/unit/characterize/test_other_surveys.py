@@ -378,3 +378,11 @@ def test_the_command_simulates_plain_images(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s/weight_188_1.fits").exists()
     assert load_config(tmp_path / "s/config.yaml").input.kind == "images"
+
+
+def test_psfex_takes_the_flux_of_the_selection():
+    """With the preset alone: it has no aperture flux with a flag, which psfex would ask for."""
+    config = Config(input={"preset": "sextractor", "images": {"weight_kind": "variance"}})
+    psfex = config.psf_determiner.psfex
+    assert psfex.photometricFluxField == config.source_selector.science.signalToNoise.fluxField
+    assert not psfex.rejectFlaggedCentroids
