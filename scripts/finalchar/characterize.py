@@ -524,7 +524,8 @@ class _Characterization:
         if evidence is None or self.compatibility == "lsst":
             return {}
         x, y = self.table["slot_Centroid_x"], self.table["slot_Centroid_y"]
-        errors = acceptance.predicted_errors(evidence, x=x, y=y)
+        with np.errstate(invalid="ignore"):  # stars without place
+            errors = acceptance.predicted_errors(evidence, x=x, y=y)
         names = ("psfSizeError", "psfE1Error", "psfE2Error")
         return {
             f"finalchar_Plausibility_{name}": values.astype(np.float32)

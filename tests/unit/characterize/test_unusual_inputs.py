@@ -248,3 +248,43 @@ def test_predicted_errors_of_the_psf_at_every_star(inputs, compatibility):
 
 def test_a_determiner_without_evidence_predicts_no_errors(plain):
     assert np.isnan(plain.table["finalchar_Plausibility_psfSizeError"]).all()
+
+
+@pytest.fixture(params=["piff", "pca", "psfex"])
+def real(request):
+    """The configuration with one of the determiners."""
+    config = quick_config()
+    config.psf_determiner.name = request.param
+    if request.param == "psfex":
+        request.getfixturevalue("psfex")
+        config.psf_determiner.psfex.photometricFluxField = "base_CircularApertureFlux_12_0_instFlux"
+    return config
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e9, 1e12])
+def test_every_determiner_bears_places_that_are_none(inputs, real, value):
+    x = inputs.sources["slot_Centroid_x"].copy()
+    x[::7] = value
+    result = characterize_detector(inputs=with_column(inputs, "slot_Centroid_x", x), config=real)
+    assert result.status.status is Status.OK, result.status.sentence
+    lost = np.isin(result.table["id"], inputs.sources["id"][::7])
+    assert lost.any()
+    assert not result.table["calib_psf_used"][lost].any()
+    assert np.isfinite(result.table["base_PsfFlux_instFlux"][~lost]).all()
+    errors = result.table["finalchar_Plausibility_psfSizeError"]
+    assert np.isfinite(errors[~lost]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_no_determiner_makes_a_psf_of_nothing(inputs, real, value):
+    image = np.full_like(inputs.exposure.image, value)
+    result = characterize_detector(inputs=with_planes(inputs, image=image), config=real)
+    assert result.status.status is Status.PSF_FAILED, result.status.sentence
+    assert result.record.psf is None
+
+
+def test_no_determiner_makes_a_psf_of_masked_pixels(inputs, real):
+    bits = inputs.exposure.mask_bits(["BAD", "CR", "INTRP", "SAT"])
+    result = characterize_detector(inputs=with_planes(inputs, mask=inputs.exposure.mask | bits), config=real)
+    assert result.status.status is Status.PSF_FAILED, result.status.sentence
+    assert result.record.psf is None
