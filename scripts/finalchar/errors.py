@@ -26,7 +26,8 @@ __all__ = [
     "nearest",
 ]
 
-COLUMNS_SHOWN = 40
+COLUMNS_SHOWN = 10
+"""Names in a sentence that stands in the summary for every detector that it concerns."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -101,7 +102,8 @@ class MissingColumnError(InputError):
         if similar is not None:
             hint = f" (similar: {similar!r})"
         else:
-            hint = f" (columns there: {', '.join(there[:COLUMNS_SHOWN])})" if there else ""
+            more = f" and {len(there) - COLUMNS_SHOWN} more" if len(there) > COLUMNS_SHOWN else ""
+            hint = f" (columns there: {', '.join(there[:COLUMNS_SHOWN])}{more})" if there else ""
         super().__init__(
             f"{table}: the column {column!r} is missing{asked}{'; ' if remedy else ''}{remedy}{hint}"
         )

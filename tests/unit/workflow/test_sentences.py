@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from finalchar.errors import MissingColumnError
 from finalchar.work.detector import naming_files
 from finalchar.work.start import one_sentence, remedy
 
@@ -40,3 +41,11 @@ def test_what_cannot_be_written_has_a_remedy(
     assert ended.value.code == 1
     said = capsys.readouterr().out
     assert said == f"error: {os.strerror(number)}: output/x{remedy(error)}\n"
+
+
+def test_a_sentence_does_not_list_a_wide_table() -> None:
+    """It stands in the summary once for every detector."""
+    there = [f"column_{number}" for number in range(788)]
+    sentence = str(MissingColumnError("flux", table="cat.fits", there=there))
+    assert sentence.endswith("(columns there: " + ", ".join(there[:10]) + " and 778 more)")
+    assert str(MissingColumnError("flux", table="cat.fits", there=there[:2])).endswith("column_0, column_1)")
