@@ -400,7 +400,8 @@ def error_sentence(survey: Survey) -> str:
         return ""
     listed = ", ".join(f"{number} {name}" for name, number in errors.items())
     rest = f"{counted['not made']} are not made yet" if counted["not made"] else "everything else is complete"
-    return f"some detectors ended in an error ({listed}); {rest}"
+    remedy = "mend what their sentences name, then start again"
+    return f"some detectors ended in an error ({listed}); {rest}; {remedy}"
 
 
 # -- commands --------------------------------------------------------------------------------------------
@@ -482,7 +483,7 @@ def verify(survey: Survey) -> tuple[list[str], bool]:
     """Hash every file of the records; return what is not sound, and whether all is."""
     planned = Plan(survey, hash_everything=True)
     lines = status(planned)
-    is_sound = lines[-1] == "nothing to do" and not planned.outdated_tables
+    is_current = lines[-1] == "nothing to do"
     stars = [unit for tract in survey.tracts for unit in planned.units_of_tract(tract)]
     units = [*stars, *map(planned.tract, survey.tracts), *planned.lists()]
     if planned.gate.due:
@@ -491,9 +492,9 @@ def verify(survey: Survey) -> tuple[list[str], bool]:
         units += [*planned.visits(), planned.survey_unit]
     lines += shortened([*damaged_products(units), *due_sentences(planned)])
     lines.append(f"{planned.digests.hashed} files hashed")
-    if not is_sound:
+    if not is_current:
         lines.append("`finalchar run --set staleness.trust_stat=false` makes what is listed again")
-    return lines, is_sound
+    return lines, is_current and not planned.outdated_tables
 
 
 def damaged_products(units: Sequence[Unit]) -> list[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finalchar import provenance, records, sheets
-from finalchar.frozen import Row, Survey
+from finalchar.errors import FinalcharError
+from finalchar.frozen import Row, Survey, lock_is_held
 from finalchar.provenance import CodeReader, FileDigests, Inputs
 from finalchar.tract_regions import SOURCE_TABLE
 
@@ -33,9 +34,13 @@ def tabulate(survey: Survey, settings: Any) -> list[str]:
     ------
     InputError
         As `finalchar.source_tables.write_source_tables`.
+    FinalcharError
+        If a run is reading the tables.
     """
     from finalchar.source_tables import write_source_tables
 
+    if lock_is_held(survey.layout.lock):
+        raise FinalcharError("a run is working on this output: wait for it or stop it")
     reader, lines = CodeReader(survey.layout.code_cache), []
     for visit, rows in survey.visits.items():
         inputs = _inputs(survey, rows)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from finalchar.config import load_config
-from finalchar.errors import InputError
+from finalchar.errors import FinalcharError, InputError
 from finalchar.formats.parquet import read_columns
-from finalchar.frozen import Configured
+from finalchar.frozen import Configured, hold_lock
 from finalchar.layout import Layout
 from finalchar.provenance import CodeReader, FileDigests
 from finalchar.simulate import make_survey
 from finalchar.source_tables import write_source_tables
 from finalchar.stars.association import TractGeometry, associate_isolated_stars
-from finalchar.tabulated import outdated_table
+from finalchar.tabulated import outdated_table, tabulate
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 VISITS = (101, 188)
@@ -111,3 +111,12 @@ def test_a_table_of_somebody_else_is_no_concern(survey):
     assert outdated(survey, 188, "input.images.offset=1") is None
     path.write_bytes(content)
     assert outdated(survey, 188, "input.images.offset=1") is not None
+
+
+def test_tables_are_not_written_under_a_run(survey, tmp_path):
+    configured = Configured.read(survey / "config.yaml", [f"survey={survey}", f"output={tmp_path / 'out'}"])
+    with (
+        hold_lock(configured.layout.lock),
+        pytest.raises(FinalcharError, match="a run is working on this output"),
+    ):
+        tabulate(configured.survey(), configured.config.input)
