@@ -66,7 +66,8 @@ def test_missing_exposure_is_one_detector(fresh: Trial) -> None:
     assert "1 input_missing" in last_words(outcome.text)
     assert outcome.text.count(OUTCOMES) == 1
     assert outcome.text.strip().splitlines()[-1] == (
-        "error: some detectors ended in an error (1 input_missing); everything else is complete"
+        "error: some detectors ended in an error (1 input_missing); everything else is complete; "
+        "mend what their sentences name, then start again"
     )
 
     again = fresh.run()  # it stays missing: nothing to do, and still told

@@ -124,7 +124,9 @@ def _plane_type(file: FitsFile, number: int) -> str:
     header = file.hdu(number).header
     if header.text("XTENSION") != "IMAGE" and header.get("ZIMAGE") is not True:
         if number == 1:
-            raise InputError(f"HDU 1 of {file.path} is not an image")
+            raise InputError(
+                f"HDU 1 of {file.path} is not an image; is the file in the right column of detectors.csv?"
+            )
         return ""
     return header.text("EXTTYPE", header.text("EXTNAME", _PLANES[number]))
 

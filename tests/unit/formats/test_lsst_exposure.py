@@ -136,7 +136,7 @@ def test_layouts_of_the_future_are_refused(plain: Path) -> None:
 
 
 def test_a_catalogue_is_not_an_exposure() -> None:
-    with pytest.raises(InputError, match=r"HDU 1 of .* is not an image"):
+    with pytest.raises(InputError, match=r"HDU 1 of .* is not an image; is the file in the right column"):
         read_exposure(SURVEY / "src_2026011500188_3.fits")
 
 
