@@ -16,6 +16,7 @@ from finalchar.formats.exposure import Box, Exposure
 from finalchar.formats.sources import SourceTable, demand_column
 from finalchar.psf.resampling import combine_masks, shift_stamps
 from finalchar.stars.candidates import index_of_position
+from finalchar.stars.usable import LARGEST_FLUX
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
@@ -254,7 +255,7 @@ def _sound(stars: PcaStars) -> tuple[BoolArray, dict[str, int]]:
     middle = stars.size // 2
     core = np.s_[:, middle - CORE : middle + CORE + 1, middle - CORE : middle + CORE + 1]
     reasons = {
-        "stars_without_flux": ~(np.isfinite(stars.flux) & (stars.flux > 0)),
+        "stars_without_flux": ~((stars.flux > 0) & (stars.flux < LARGEST_FLUX)),
         "stars_without_stamp": ~(stars.has_stamp & stars.has_centred),
         "stars_masked": stars.hole[core].any(axis=(1, 2)) | (stars.hole.mean(axis=(1, 2)) > LEAST_GOOD_PART),
     }

@@ -15,6 +15,7 @@ from finalchar.formats.exposure import Exposure
 from finalchar.formats.sources import SourceTable, demand_column
 from finalchar.psf.clipping import clipped_mean_and_variance
 from finalchar.psf.psfex_centroids import windowed_shifts
+from finalchar.stars.usable import LARGEST_FLUX
 
 if TYPE_CHECKING:
     from finalchar.stars.candidates import Candidates
@@ -29,8 +30,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 ASKED_BY = "psf_determiner.psfex"
 FWHM_OF_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
-LARGEST_FLUX = 1e12
-"""Counts; a larger one is a placeholder, and its square no number in the program's single precision."""
 LEAST_GOOD_PART = 0.5
 """Stars with a smaller part of good pixels are left out unless the reference is followed."""
 

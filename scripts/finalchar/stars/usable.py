@@ -16,7 +16,10 @@ import numpy.typing as npt
 from finalchar.errors import InputError
 from finalchar.formats.sources import demand_column
 
-__all__ = ["FitUsability", "selection_flux_fields", "usable_for_fit"]
+__all__ = ["LARGEST_FLUX", "FitUsability", "selection_flux_fields", "usable_for_fit"]
+
+LARGEST_FLUX = 1e12
+"""Counts; a larger one is a placeholder, and its square no number in single precision."""
 
 
 @dataclass(frozen=True)

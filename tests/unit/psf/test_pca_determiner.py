@@ -289,10 +289,10 @@ def test_flagged_stars_are_left_out(found, exposure):
 def test_stars_without_a_positive_flux_are_left_out(found, exposure):
     """K12."""
     flux = np.full(len(found), 1e5)
-    flux[:3] = np.nan, -5.0, 0.0
+    flux[:5] = np.nan, -5.0, 0.0, np.inf, 1e30
     fit = determine(with_flux(found, flux), exposure)
-    assert fit.figures["stars_without_flux"] == 3
-    assert not fit.used[:3].any()
+    assert fit.figures["stars_without_flux"] == 5
+    assert not fit.used[:5].any()
 
 
 def test_pixels_that_are_no_numbers_cost_themselves_only(fit, found, exposure):
