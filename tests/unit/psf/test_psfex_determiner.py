@@ -219,6 +219,7 @@ def test_exported_file_is_read_by_galsim(fit, tmp_path, capsys):
     """Its PSF at a place is ours, up to the other kernel with which it is resampled."""
     import galsim
     import galsim.des
+    from astropy.io import fits
 
     from finalchar.__main__ import main
 
@@ -231,6 +232,9 @@ def test_exported_file_is_read_by_galsim(fit, tmp_path, capsys):
     drawn = psf.drawImage(nx=STAMP, ny=STAMP, scale=1.0, method="no_pixel", dtype=float).array
     ours = fit.model.kernel_image(x=350.0, y=200.0).array
     assert np.abs(drawn / drawn.sum() - ours).max() < 2e-3 * ours.max()
+    with fits.open(tmp_path / "psf.psf") as file:  # one pixel is less than can be seen in the image
+        zero = [file[1].header[f"POLZERO{axis}"] for axis in (1, 2)]
+    np.testing.assert_allclose(zero, fit.serialized.context_first + 1.0, rtol=1e-12)
 
 
 def test_every_detector_of_a_visit_is_exported(fit, tmp_path):

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finalchar import provenance
-from finalchar.plan import blocked_by_files, detector_inputs, detector_wanted, missing_tract_files
+from finalchar.plan import (
+    association_wanted,
+    blocked_by_files,
+    detector_inputs,
+    detector_wanted,
+    missing_tract_files,
+)
 from finalchar.provenance import FileDigests
 from finalchar.work.files import InputFiles, renewed
 
 OLD, NEW = 101, 150
 PREPARED = {"visits": [OLD]}
-REGION = {
+REGION: dict[str, Any] = {
     "tract": 7,
     "region": {"ra_min": 0.0, "ra_max": 1.0, "dec_min": 0.0, "dec_max": 1.0, "outer": []},
     "source_tables": {str(OLD): "old.parquet", str(NEW): "new.parquet"},
@@ -39,6 +46,15 @@ def test_a_missing_table_concerns_the_visits_that_are_in_it(tmp_path: Path) -> N
     }
     assert "tracts.csv" in str(blocked[OLD])
     assert blocked[NEW] is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"ra_min": 0.1}, {"ra_max": 1.1}, {"dec_min": 0.1}, {"dec_max": 1.1}, {"outer": [[0.0, 0.0]]}]
+)
+def test_another_region_is_another_ingredient_of_isolated_stars(change: dict[str, object]) -> None:
+    other = {**REGION, "region": {**REGION["region"], **change}}
+    assert association_wanted({"code": "c"}, other) != association_wanted({"code": "c"}, REGION)
+    assert association_wanted({"code": "c"}, REGION) != association_wanted({"code": "d"}, REGION)
 
 
 def sheet_digest(**values: str) -> str:
