@@ -36,6 +36,7 @@ def check_together(config: Config) -> None:
     _check_slots(config)
     _check_corrected_fluxes(config)
     _check_mask_planes(config)
+    _check_shapes(config)
 
 
 def _check_stamps(config: Config) -> None:
@@ -152,3 +153,14 @@ def _check_mask_planes(config: Config) -> None:
         close = difflib.get_close_matches(plane.upper(), STANDARD_PLANES, n=1, cutoff=SLIP)
         if close and plane not in STANDARD_PLANES:
             raise ConfigError(f"Configuration key '{key}': did you mean '{close[0]}'?", place)
+
+
+def _check_shapes(config: Config) -> None:
+    """Refuse psfex where second moments of the catalogue are not named: they are the width of the stars."""
+    if config.psf_determiner.name != "psfex" or config.input.kind == "lsst" or config.input.catalogue.shape:
+        return
+    raise ConfigError(
+        "Configuration key 'input.catalogue.shape' must name the columns of the second moments for "
+        "psf_determiner.name 'psfex', such as [X2_IMAGE, Y2_IMAGE, XY_IMAGE].",
+        ("input", "catalogue", "shape"),
+    )

@@ -386,3 +386,12 @@ def test_psfex_takes_the_flux_of_the_selection():
     psfex = config.psf_determiner.psfex
     assert psfex.photometricFluxField == config.source_selector.science.signalToNoise.fluxField
     assert not psfex.rejectFlaggedCentroids
+
+
+def test_psfex_without_second_moments_is_refused_before_the_first_job():
+    images = {"weight_kind": "variance"}
+    with pytest.raises(ConfigError, match=r"'input\.catalogue\.shape' must name the columns of the second"):
+        Config(input={"preset": "sextractor", "images": images}, psf_determiner={"name": "psfex"})
+    shape = ["X2_IMAGE", "Y2_IMAGE", "XY_IMAGE"]
+    named = {"preset": "sextractor", "images": images, "catalogue": {"shape": shape}}
+    assert Config(input=named, psf_determiner={"name": "psfex"}).input.catalogue.shape == shape
