@@ -241,7 +241,7 @@ def status(planned: Plan) -> list[str]:
     if lists:
         lines.append(
             f"due: {len(tracts)} tracts, {len(lists)} of {len(planned.survey.visits)} visit lists; "
-            "which detectors see other lists is known when they are made"
+            "which detectors they make due is known when they are made"
         )
     else:
         visits = [unit for unit in planned.visits() if unit.due]
