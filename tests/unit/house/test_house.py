@@ -10,6 +10,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -231,3 +233,10 @@ def test_workflow_tests_that_share_a_survey_run_in_one_process():
         text = path.read_text()
         if re.search(r"fixture\(.*scope=\"module\"", text):
             assert "pytestmark = pytest.mark.xdist_group(" in text, path.name
+
+
+@pytest.mark.xdist_group("house")
+def test_tests_that_share_a_run_stay_in_one_process(request):
+    """Releases of pytest and pytest-xdist that do not fit each other ignore the groups without a word."""
+    if "PYTEST_XDIST_WORKER" in os.environ and request.config.getoption("loadgroup"):
+        assert request.node.nodeid.endswith("@house")
