@@ -31,7 +31,7 @@ run-psfex: setup  ## the demo survey with the PSF determiner psfex, into output-
 		--set survey=demo --set output=output-psfex --set psf_determiner.name=psfex
 
 test: setup-dev  ## unit, parity and workflow tests
-	@$(ACTIVE) -m pytest tests -q -n $(CORES) --dist loadgroup
+	@$(ACTIVE) -m pytest tests/workflow tests/parity tests/unit -q -n $(CORES) --dist loadgroup
 
 lint: setup-dev  ## style, types, workflow, generated files, import direction; silent when all is well
 	@$(ACTIVE) .ci/lint.py

@@ -26,11 +26,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif metafunc.definition.get_closest_marker("dangerous"):
         ways += [("nometa", 3), ("clone", 1)]
     names = [f"{variant}-{jobs}" for variant, jobs in ways]
-    # each row begins and ends with nothing due: half of them can share a trial of another process
+    # each row begins and ends with nothing due: half of the plain ones can share a trial of another process
     half = crc32(metafunc.definition.name.encode()) % 2
+    groups = [f"{name}, half {half}" if name.startswith("plain") else name for name in names]
     rows = [
-        pytest.param(way, marks=pytest.mark.xdist_group(f"{name}, half {half}"))
-        for way, name in zip(ways, names, strict=True)
+        pytest.param(way, marks=pytest.mark.xdist_group(group))
+        for way, group in zip(ways, groups, strict=True)
     ]
     metafunc.parametrize("finished", rows, ids=names, indirect=True, scope="module")
 
