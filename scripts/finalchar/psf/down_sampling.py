@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from finalchar.errors import PsfError
+
 __all__ = ["down_sample"]
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,14 @@ def down_sample(number: int, settings: Any) -> npt.NDArray[np.int64]:
         Of candidates.
     settings : object
         Of a determiner: ``maxCandidates``, ``downsampleRandomSeed``.
+
+    Raises
+    ------
+    PsfError
+        If there is no candidate.
     """
+    if not number:
+        raise PsfError("There is no candidate star for the PSF.")
     if number <= settings.maxCandidates:
         return np.arange(number)
     log.info("Down-sampling from %d to %d psf candidates.", number, settings.maxCandidates)

@@ -13,9 +13,6 @@ import sys
 import traceback
 from pathlib import Path
 
-from finalchar import records
-from finalchar.errors import StaleRunError
-from finalchar.work.attempts import Attempts
 from finalchar.work.group import DetectorGroup, GroupRecord
 from finalchar.work.job import Job
 from finalchar.work.start import one_sentence
@@ -39,10 +36,7 @@ def make_one(stamp: str, run_folder: str, owner: str, detector: str) -> None:
 
     job = Job("detector", stamp, run_folder)
     group = DetectorGroup(job)
-    record = records.group_record(job.record_path)
-    if record is None or record["owner"] != owner:
-        raise StaleRunError(f"{job}: a later job has taken over, this one stops")
-    made = GroupRecord(job, record["detectors"], Attempts.of_this_job(record), owner)
+    made = GroupRecord.of_owner(job, owner)
     row = next(row for row in group.rows if str(row["detector"]) == detector)
     DetectorWork(job, made, group, {}).make(row)
 

@@ -53,11 +53,20 @@ class GroupRecord:
         self.job.stop_if_left_over()
         self._read()
 
+    @classmethod
+    def of_owner(cls, job: Job, owner: str) -> GroupRecord:
+        """Return the record that `owner` keeps, for a process of its own.
+
+        Raises
+        ------
+        StaleRunError
+            If a later job has taken over this group.
+        """
+        record = _read_owned(job, owner)
+        return cls(job, record["detectors"], Attempts.of_this_job(record), owner)
+
     def _read(self) -> records.Record:
-        record = records.group_record(self.job.record_path)
-        if not record or record["owner"] != self.owner:
-            raise StaleRunError(f"{self.job}: a later job has taken over, this one stops")
-        return record
+        return _read_owned(self.job, self.owner)
 
     def take_from_process(self, detector: str) -> bool:
         """Take over what a process of its own has written; return whether it has died at its detector.
@@ -71,6 +80,14 @@ class GroupRecord:
         record = self._read()
         self.detectors = record["detectors"]
         return bool(record.get("attempts") and record["attempts"]["at"] == detector)
+
+
+def _read_owned(job: Job, owner: str) -> records.Record:
+    """Return the record of a group on disk if it is still `owner`'s."""
+    record = records.group_record(job.record_path)
+    if not record or record["owner"] != owner:
+        raise StaleRunError(f"{job}: a later job has taken over, this one stops")
+    return record
 
 
 @dataclass

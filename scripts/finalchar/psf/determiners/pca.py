@@ -120,8 +120,6 @@ def determine(
         If the stamps are too small.
     """
     check_settings(settings, compatibility=compatibility)
-    if not len(candidates):
-        raise PsfError("There is no candidate star for the PSF.")
     chosen = down_sample(len(candidates), settings)
     size = candidates.size if settings.stampSize is None else settings.stampSize
     if size > candidates.size:

@@ -161,8 +161,6 @@ def determine(
         If the stamps are too small for the model.
     """
     check_settings(settings, compatibility=compatibility)
-    if not len(candidates):
-        raise PsfError("There is no candidate star for the PSF.")
     chosen = down_sample(len(candidates), settings)
     size = _stamp_size(candidates, settings)
     stamps = _stamps(candidates, exposure, chosen, size)

@@ -147,8 +147,6 @@ def determine(
         If there are too few stars, or the program does not leave a model.
     """
     PSFEX.find()
-    if not len(candidates):
-        raise PsfError("There is no candidate star for the PSF.")
     chosen = down_sample(len(candidates), settings)
     offered = candidates.select(chosen)
     samples, left_out = psfex_samples(offered, exposure, settings, compatibility=compatibility)
