@@ -53,17 +53,18 @@ def tract_tables(name):
     return {tract: pd.read_parquet(SURVEY / f"{name}_{tract}.parquet") for tract in TRACTS}
 
 
-def isolated_stars(config, bands=None):
+def isolated_stars(config, bands=None, *, visit=VISIT, detector=DETECTOR, band=BAND):
+    """Return the isolated stars of a detector; `bands` of the standard stars, by default those needed."""
     return concatenate_isolated_stars(
         tract_tables("isolated_star_cat"),
         tract_tables("isolated_star_sources"),
-        band=BAND,
-        visit=VISIT,
-        detector=DETECTOR,
+        band=band,
+        visit=visit,
+        detector=detector,
         settings=config.reserve_selection,
         id_column=config.id_column,
         fgcm_standard_star_dict=tract_tables("fgcm_standard_star"),
-        fgcm_bands=standard_star_bands(config, BAND) if bands is None else bands,
+        fgcm_bands=standard_star_bands(config, band) if bands is None else bands,
     )
 
 

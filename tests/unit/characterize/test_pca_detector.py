@@ -12,7 +12,6 @@ from setting_probes import DETECTOR, SURVEY, VISIT, isolated_stars
 from finalchar import read_psf_ap_corr
 from finalchar.characterize import characterize_detector, read_detector
 from finalchar.formats import products
-from finalchar.stars.visit_list import concatenate_isolated_stars
 from finalchar.status import Status
 
 
@@ -25,30 +24,13 @@ def configured(**settings):
 
 
 def characterized(config, visit=VISIT, detector=DETECTOR, band="g"):
-    import pandas as pd
-
-    def tables(name):
-        return {tract: pd.read_parquet(SURVEY / f"{name}_{tract}.parquet") for tract in (4906, 4907)}
-
-    if (visit, detector) == (VISIT, DETECTOR):
-        isolated = isolated_stars(config)
-    else:
-        isolated = concatenate_isolated_stars(
-            tables("isolated_star_cat"),
-            tables("isolated_star_sources"),
-            band=band,
-            visit=visit,
-            detector=detector,
-            settings=config.reserve_selection,
-            id_column=config.id_column,
-        )
     inputs = read_detector(
         visit=visit,
         detector=detector,
         band=band,
         exposure=SURVEY / f"calexp_{visit}_{detector}.fits",
         src=SURVEY / f"src_{visit}_{detector}.fits",
-        isolated=isolated,
+        isolated=isolated_stars(config, visit=visit, detector=detector, band=band),
     )
     return characterize_detector(inputs=inputs, config=config)
 
